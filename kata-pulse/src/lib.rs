@@ -1,1 +1,8 @@
-//! x
+//! kata-pulse: metrics of Kata Containers sandboxes, from the host.
+//!
+//! The data path, in the order in which a reader meets the modules:
+//! discover → registry → collect → convert → render → serve.
+
+pub mod config;
+pub mod sandbox;
+pub mod version;

@@ -1,0 +1,94 @@
+//! Flags and environment, resolved once into a validated [`Config`]; modules get only their part.
+
+mod args;
+mod paths;
+
+pub use args::Args;
+pub use paths::{BaseDirectory, HostPaths};
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How much eBPF the operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EbpfMode {
+    Auto,
+    Require,
+    Off,
+}
+
+/// Which hooks may watch directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EbpfDirectories {
+    Auto,
+    Syscalls,
+    Off,
+}
+
+/// Whether shims may be asked for their metrics page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ShimMetrics {
+    Safe,
+    Never,
+    Force,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A level of `container_*` series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum Level {
+    Pod,
+    Container,
+}
+
+/// A kind of metrics that can be switched off, by cAdvisor's names and our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum MetricKind {
+    #[value(name = "cpu")]
+    Cpu,
+    #[value(name = "memory")]
+    Memory,
+    #[value(name = "disk")]
+    Disk,
+    #[value(name = "diskIO")]
+    DiskIo,
+    #[value(name = "network")]
+    Network,
+    #[value(name = "process")]
+    Process,
+    #[value(name = "oom_event")]
+    OomEvent,
+    #[value(name = "guest")]
+    Guest,
+    #[value(name = "host")]
+    Host,
+    #[value(name = "ebpf")]
+    Ebpf,
+}
+
+/// The agent's whole configuration, valid by construction.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// `None`: probe the well-known places.
+    pub runtime_endpoint: Option<PathBuf>,
+    pub metrics_interval: Duration,
+    pub host_interval: Duration,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub host: HostPaths,
+    pub ebpf: EbpfMode,
+    pub ebpf_directories: EbpfDirectories,
+    pub shim_metrics: ShimMetrics,
+    pub levels: BTreeSet<Level>,
+    pub disabled: BTreeSet<MetricKind>,
+    pub passthrough: Vec<String>,
+    pub ended_retention: Duration,
+}
