@@ -1,8 +1,11 @@
 //! kata-pulse: metrics of Kata Containers sandboxes, from the host.
 //!
 //! The data path, in the order in which a reader meets the modules:
-//! discover → registry → collect → convert → render → serve.
+//! [`discover`] → [`registry`] → collect → convert → render → serve.
 
 pub mod config;
 pub mod sandbox;
+pub mod tasks;
 pub mod version;
+
+pub mod discover;

@@ -1,12 +1,14 @@
 //! The words every stage shares: what a sandbox is, what runs for it, where its numbers come from.
 //! No IO and no async in here.
 
+mod event;
 mod evidence;
 mod id;
 mod identity;
 mod process;
 mod source;
 
+pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, ProcessFound};
 pub use evidence::{AgentAddress, Evidence, Version};
 pub use id::{InvalidSandboxId, SandboxId};
 pub use identity::Identity;

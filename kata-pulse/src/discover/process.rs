@@ -1,0 +1,164 @@
+//! What `/proc` says of one process. In: a pid. Out: [`ProcessFacts`]. Cost: four small reads.
+//!
+//! Nothing found here is ever executed, and no path found here is opened.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use procfs::FromRead;
+
+use super::hypervisor;
+use crate::config::HostPaths;
+use crate::sandbox::Pid;
+
+/// Enough for every command line of Kata; a longer one is cut.
+const ARGUMENT_BYTES: u64 = 16 * 1024;
+
+/// One process as it was at one moment; `start_ticks` tells whether it is still the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessFacts {
+    pub pid: Pid,
+    pub parent: Pid,
+    pub start_ticks: u64,
+    pub executable: PathBuf,
+    pub arguments: Vec<Vec<u8>>,
+    /// Inode of the mount namespace; `None` where we may not look.
+    pub mount_namespace: Option<u64>,
+    pub uid: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("parse {}", path.display())]
+    Parse { path: PathBuf, source: procfs::ProcError },
+}
+
+impl ProcessError {
+    /// The process ended while or before we looked: normal.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+            }
+            Self::Parse { .. } => false,
+        }
+    }
+}
+
+/// Parent and start time: the cheap part of [`read_facts`].
+pub fn read_stat(host: &HostPaths, pid: Pid) -> Result<(Pid, u64), ProcessError> {
+    let path = host.proc_file(pid, "stat");
+    let read = |source| ProcessError::Read { path: path.clone(), source };
+    let mut bytes = Vec::with_capacity(512);
+    File::open(&path).map_err(read)?.take(4096).read_to_end(&mut bytes).map_err(read)?;
+    let stat = procfs::process::Stat::from_read(bytes.as_slice())
+        .map_err(|source| ProcessError::Parse { path: path.clone(), source: source.into() })?;
+    Ok((Pid(u32::try_from(stat.ppid).unwrap_or(0)), stat.starttime))
+}
+
+/// Looks at a process whose executable is one of Kata's; `None` for every other one, at the price of one readlink.
+pub fn read_facts(host: &HostPaths, pid: Pid) -> Result<Option<ProcessFacts>, ProcessError> {
+    let link = host.proc_file(pid, "exe");
+    let executable = match std::fs::read_link(&link) {
+        Ok(executable) => executable,
+        Err(source) => return Err(ProcessError::Read { path: link, source }),
+    };
+    if !hypervisor::is_interesting(&executable) {
+        return Ok(None);
+    }
+    let (parent, start_ticks) = read_stat(host, pid)?;
+    let arguments = read_arguments(host, pid)?;
+    let directory = host.proc_file(pid, "");
+    let uid = std::fs::metadata(&directory).map_err(|source| ProcessError::Read { path: directory, source })?.uid();
+    let mount_namespace = read_mount_namespace(host, pid);
+    // The same process from first to last read, or none.
+    if read_stat(host, pid)?.1 != start_ticks {
+        return Ok(None);
+    }
+    Ok(Some(ProcessFacts { pid, parent, start_ticks, executable, arguments, mount_namespace, uid }))
+}
+
+fn read_arguments(host: &HostPaths, pid: Pid) -> Result<Vec<Vec<u8>>, ProcessError> {
+    let path = host.proc_file(pid, "cmdline");
+    let read = |source| ProcessError::Read { path: path.clone(), source };
+    let mut bytes = Vec::with_capacity(1024);
+    File::open(&path).map_err(read)?.take(ARGUMENT_BYTES).read_to_end(&mut bytes).map_err(read)?;
+    Ok(parse_arguments(&bytes))
+}
+
+/// Arguments are ended by NUL; empty ones count (CRI-O passes an empty address).
+pub fn parse_arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+}
+
+/// From the link's text (`mnt:[4026531841]`), which fixture trees can hold too.
+pub fn read_mount_namespace(host: &HostPaths, pid: Pid) -> Option<u64> {
+    let target = std::fs::read_link(host.proc_file(pid, "ns/mnt")).ok()?;
+    parse_namespace(&target)
+}
+
+/// The mount namespace of the host: that of process 1. Where that may not be looked at, that of kthreadd, which the
+/// kernel itself started before there was any other.
+pub fn read_host_mount_namespace(host: &HostPaths) -> Option<u64> {
+    read_mount_namespace(host, Pid(1)).or_else(|| {
+        let kthreadd = Pid(2);
+        let is_kthreadd = std::fs::read(host.proc_file(kthreadd, "comm")).is_ok_and(|comm| comm == b"kthreadd\n")
+            && read_stat(host, kthreadd).is_ok_and(|(parent, _)| parent == Pid(0));
+        is_kthreadd.then(|| read_mount_namespace(host, kthreadd)).flatten()
+    })
+}
+
+fn parse_namespace(target: &Path) -> Option<u64> {
+    let text = std::str::from_utf8(target.as_os_str().as_bytes()).ok()?;
+    text.strip_prefix("mnt:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// All pids of the host, as far as procfs shows them.
+pub fn read_pids(host: &HostPaths) -> io::Result<Vec<Pid>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir(&host.procfs)? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            pids.push(Pid(pid));
+        }
+    }
+    Ok(pids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_keep_their_empty_ones() {
+        assert_eq!(parse_arguments(b"a\0\0b\0"), [b"a".to_vec(), vec![], b"b".to_vec()]);
+        assert!(parse_arguments(b"").is_empty());
+        assert_eq!(parse_arguments(b"cut"), [b"cut".to_vec()]);
+    }
+
+    #[test]
+    fn namespace_links_are_read() {
+        assert_eq!(parse_namespace(Path::new("mnt:[4026531841]")), Some(4_026_531_841));
+        assert_eq!(parse_namespace(Path::new("net:[1]")), None);
+    }
+
+    #[test]
+    fn our_own_process_is_read_from_the_real_procfs() {
+        let host = HostPaths::default();
+        let me = Pid(std::process::id());
+        let (parent, start) = read_stat(&host, me).unwrap();
+        assert_eq!(parent.0, std::os::unix::process::parent_id());
+        assert!(start > 0);
+        assert!(read_pids(&host).unwrap().contains(&me));
+        assert_eq!(read_facts(&host, me).unwrap(), None, "a test binary is none of Kata's");
+    }
+}

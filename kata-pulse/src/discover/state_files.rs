@@ -1,0 +1,174 @@
+//! Kata's own state files: `persist.json` of the Go runtime, `state.json` of runtime-rs, pid files of VMMs.
+//!
+//! In: a sandbox directory. Out: [`DirectoryFacts`]. Cost: two or three small files when something changed.
+//! Only files that root owns and nobody else may write are believed; links are not followed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+
+use crate::sandbox::{DirectoryFacts, Runtime, SHIM_SOCKET, SandboxId, Vmm};
+
+/// Real ones hold a few KiB; a larger one is not Kata's.
+const STATE_BYTES: u64 = 1 << 20;
+
+/// Reads everything a sandbox directory tells. A file that is missing or not believed adds nothing.
+pub fn read_directory(directory: &Path, id: &SandboxId, runtime: Option<Runtime>) -> DirectoryFacts {
+    let has_socket =
+        std::fs::symlink_metadata(directory.join(SHIM_SOCKET)).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let mut facts = DirectoryFacts { has_socket, ..DirectoryFacts::default() };
+    if runtime != Some(Runtime::Rust) {
+        read_go(directory, id, &mut facts);
+    }
+    if runtime != Some(Runtime::Go) {
+        read_rust(directory, id, &mut facts);
+    }
+    facts
+}
+
+fn read_go(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
+    if let Ok(bytes) = read_trusted(&directory.join("persist.json")) {
+        facts.has_state = true;
+        if let Some(state) = parse_go(&bytes) {
+            facts.vmm = state.vmm;
+            facts.vmm_pid = state.vmm_pid;
+            facts.virtiofsd_pid = state.virtiofsd_pid;
+            facts.stopped = state.stopped;
+        }
+    }
+    let Some(state_root) = directory.parent().and_then(Path::parent) else { return };
+    let pid_files = [
+        state_root.join("vm").join(id.as_str()).join("pid"),
+        state_root.join("firecracker").join(id.firecracker_prefix()).join("root/firecracker.pid"),
+    ];
+    // The pid file of a jailed Firecracker is right where older releases wrote the jailer's pid into persist.json.
+    for path in pid_files {
+        if let Some(pid) = read_trusted(&path).ok().and_then(|bytes| parse_pid(&bytes)) {
+            facts.vmm_pid = Some(pid);
+        }
+    }
+}
+
+fn read_rust(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
+    let jailed = directory.parent().map(|base| base.join("firecracker").join(id.as_str()).join("root/state.json"));
+    let candidates = std::iter::once(directory.join("state.json")).chain(jailed);
+    for bytes in candidates.filter_map(|path| read_trusted(&path).ok()) {
+        facts.has_state = true;
+        facts.vmm = facts.vmm.or_else(|| parse_rust(&bytes));
+    }
+}
+
+/// What `persist.json` tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GoState {
+    pub vmm: Option<Vmm>,
+    pub vmm_pid: Option<u32>,
+    pub virtiofsd_pid: Option<u32>,
+    pub stopped: bool,
+}
+
+pub fn parse_go(bytes: &[u8]) -> Option<GoState> {
+    #[derive(Deserialize)]
+    struct Persist {
+        #[serde(rename = "State", default)]
+        state: String,
+        #[serde(rename = "HypervisorState", default)]
+        hypervisor: Hypervisor,
+    }
+    #[derive(Default, Deserialize)]
+    struct Hypervisor {
+        #[serde(rename = "Type", default)]
+        kind: String,
+        #[serde(rename = "Pid", default)]
+        pid: i64,
+        #[serde(rename = "VirtiofsDaemonPid", default)]
+        virtiofsd_pid: i64,
+    }
+    let persist: Persist = serde_json::from_slice(bytes).ok()?;
+    let pid = |raw: i64| u32::try_from(raw).ok().filter(|&pid| pid > 1);
+    Some(GoState {
+        vmm: Vmm::from_kata_name(&persist.hypervisor.kind),
+        vmm_pid: pid(persist.hypervisor.pid),
+        virtiofsd_pid: pid(persist.hypervisor.virtiofsd_pid),
+        stopped: persist.state == "stopped",
+    })
+}
+
+pub fn parse_rust(bytes: &[u8]) -> Option<Vmm> {
+    #[derive(Deserialize)]
+    struct State {
+        hypervisor: Option<Hypervisor>,
+    }
+    #[derive(Deserialize)]
+    struct Hypervisor {
+        #[serde(default)]
+        hypervisor_type: String,
+    }
+    let state: State = serde_json::from_slice(bytes).ok()?;
+    Vmm::from_kata_name(&state.hypervisor?.hypervisor_type)
+}
+
+fn parse_pid(bytes: &[u8]) -> Option<u32> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok().filter(|&pid| pid > 1)
+}
+
+/// Reads a regular file of root's that nobody else may write; the last component is not followed if it is a link.
+fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a file that only root can write"));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len().min(STATE_BYTES) as usize);
+    file.take(STATE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn go_state_is_read_by_its_field_names() {
+        let text = br#"{"Version":2,"State":"running","SandboxContainer":"x","AgentState":{"URL":"vsock://1:1024"},
+            "HypervisorState":{"Type":"qemu","Pid":4242,"VirtiofsDaemonPid":4240,"APISocket":""}}"#;
+        let expected = GoState { vmm: Some(Vmm::Qemu), vmm_pid: Some(4242), virtiofsd_pid: Some(4240), stopped: false };
+        assert_eq!(parse_go(text), Some(expected));
+        let stopped = parse_go(br#"{"State":"stopped","HypervisorState":{"Pid":0}}"#).unwrap();
+        assert_eq!(stopped, GoState { stopped: true, ..GoState::default() });
+        assert_eq!(parse_go(b"{"), None);
+    }
+
+    #[test]
+    fn rust_state_names_the_vmm_and_no_pid() {
+        let text = br#"{"sandbox_type":"virt_container","hypervisor":{"hypervisor_type":"dragonball","pid":null}}"#;
+        assert_eq!(parse_rust(text), Some(Vmm::Dragonball));
+        assert_eq!(parse_rust(br#"{"hypervisor":null}"#), None);
+    }
+
+    #[test]
+    fn a_link_or_a_file_that_others_may_write_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        std::fs::write(&path, r#"{"hypervisor":{"hypervisor_type":"qemu"}}"#).unwrap();
+        assert!(read_trusted(&path).is_ok());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read_trusted(&path).is_err());
+        let link = folder.path().join("persist.json");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(read_trusted(&link).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+            let _ = (parse_go(&bytes), parse_rust(&bytes), parse_pid(&bytes));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What discovery tells the registry.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Process, Runtime, SandboxId, Version, Vmm};
+
+/// Who noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventSource {
+    Ebpf,
+    Inotify,
+    Pidfd,
+    Scan,
+}
+
+impl EventSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Inotify => "inotify",
+            Self::Pidfd => "pidfd",
+            Self::Scan => "scan",
+        }
+    }
+}
+
+/// One change, with who noticed it and when the kernel did it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryEvent {
+    pub source: EventSource,
+    /// Kernel's time of the change since boot; `None` where the kernel does not tell.
+    pub at_boot: Option<Duration>,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Appeared(Appeared),
+    /// The directory is no longer below its base.
+    Removed(SandboxId),
+    /// The files in the directory were read anew.
+    Files(SandboxId, DirectoryFacts),
+    ProcessStarted(SandboxId, ProcessFound),
+    ProcessEnded(SandboxId, Process, Option<ExitStatus>),
+}
+
+/// A directory that is a sandbox by name and place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appeared {
+    pub id: SandboxId,
+    pub directory: PathBuf,
+    pub inode: u64,
+    pub runtime: Option<Runtime>,
+    pub created_unix_ms: Option<u64>,
+}
+
+/// A process that was proven to belong to a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessFound {
+    pub process: Process,
+    /// For the VMM's process: which one it is.
+    pub vmm: Option<Vmm>,
+    /// For the shim's process: what its executable's place tells.
+    pub runtime: Option<Runtime>,
+    /// For the shim's process, where it can be known without running anything found through `/proc`.
+    pub version: Option<Version>,
+}
+
+/// What a sandbox's own directory and Kata's root-owned state files tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryFacts {
+    pub has_socket: bool,
+    pub has_state: bool,
+    pub vmm: Option<Vmm>,
+    /// Pids that the state file names; proof of nothing until the process was looked at.
+    pub vmm_pid: Option<u32>,
+    pub virtiofsd_pid: Option<u32>,
+    /// Go's state file says that the sandbox was stopped.
+    pub stopped: bool,
+}
+
+/// How a process ended, as the kernel encodes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// From `task.exit_code`: the code in bits 8–15, else the signal in bits 0–6.
+    pub fn from_kernel(raw: u32) -> Self {
+        match raw & 0x7f {
+            0 => Self::Code((raw >> 8) as u8),
+            signal => Self::Signal(signal as u8),
+        }
+    }
+}
