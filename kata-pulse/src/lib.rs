@@ -9,3 +9,4 @@ pub mod tasks;
 pub mod version;
 
 pub mod discover;
+pub mod registry;

@@ -15,7 +15,9 @@ pub use identity::Identity;
 pub use process::{Pid, Process, ProcessRole};
 pub use source::{Source, SourceState};
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Which implementation of the Kata shim owns the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,8 +110,12 @@ pub struct Sandbox {
     pub directory: PathBuf,
     /// Inode of that directory: a sandbox made anew under the same id is another sandbox.
     pub directory_inode: u64,
+    /// `None` also when two signs of it disagree.
     pub runtime: Option<Runtime>,
+    /// The best of what follows.
     pub vmm: Option<Vmm>,
+    pub vmm_from_state: Option<Vmm>,
+    pub vmm_from_process: Option<Vmm>,
     pub state: SandboxState,
     /// A `shim-monitor.sock` has been seen in the directory.
     pub has_socket: bool,
@@ -123,13 +129,27 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub fn socket_path(&self) -> PathBuf {
-        self.directory.join(crate::sandbox::SHIM_SOCKET)
+        self.directory.join(SHIM_SOCKET)
+    }
+
+    /// What the decision whether its shim may be asked is based on.
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            runtime: self.runtime,
+            vmm_from_state: self.vmm_from_state,
+            vmm_from_process: self.vmm_from_process,
+            agent_address: self.agent_address.clone(),
+            version: self.shim_version,
+        }
     }
 
     pub fn process(&self, role: ProcessRole) -> Option<&Process> {
         self.processes.iter().find(|process| process.role == role)
     }
 }
+
+/// All sandboxes at one moment; readers share it and never wait.
+pub type Snapshot = Arc<BTreeMap<SandboxId, Arc<Sandbox>>>;
 
 /// Name of the shim's monitor socket in the sandbox directory, for both runtimes.
 pub const SHIM_SOCKET: &str = "shim-monitor.sock";
