@@ -10,3 +10,5 @@ pub mod version;
 
 pub mod discover;
 pub mod registry;
+
+pub mod collect;

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::hypervisor::{self, Claim};
 use super::membership::{self, Membership, Proven, ProvenProcess};
 use super::process::ProcessFacts;
-use crate::sandbox::{Pid, Process, ProcessFound, ProcessRole, SandboxId};
+use crate::sandbox::{Pid, Process, ProcessFound, ProcessRole, SandboxId, Version};
 
 /// No sandbox has more: shim, VMM, two virtiofsd, and a few that are being replaced.
 const MAX_PER_SANDBOX: usize = 32;
@@ -107,6 +107,12 @@ impl Census {
             }
         }
         Some(proven.sandbox)
+    }
+
+    pub fn set_version(&mut self, pid: Pid, version: Option<Version>) {
+        if let Some(found) = self.found.get_mut(&pid) {
+            found.version = version;
+        }
     }
 
     /// What a root-owned state file of an existing sandbox says.

@@ -12,7 +12,7 @@ use super::census::{Census, Judgement};
 use super::inotify::Watcher;
 use super::process::{self, ProcessFacts};
 use super::scan::ScanReport;
-use super::{DiscoveryCounters, clock, directory, pidfd, state_files};
+use super::{DiscoveryCounters, clock, directory, pidfd, shim_version, state_files};
 use crate::config::HostPaths;
 use crate::sandbox::{
     Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, Pid, Process, ProcessRole, SandboxId,
@@ -265,8 +265,12 @@ impl Explorer {
 
     fn take_judgement(&mut self, judgement: Judgement, source: EventSource, at_boot: Option<Duration>) {
         match judgement {
-            Judgement::Joined(id, found) => {
+            Judgement::Joined(id, mut found) => {
                 self.watch_end(found.process);
+                if found.process.role == ProcessRole::Shim {
+                    found.version = shim_version::read(&self.host, found.process.pid);
+                    self.census.set_version(found.process.pid, found.version);
+                }
                 if self.known.contains_key(&id) {
                     self.push(source, at_boot, Change::ProcessStarted(id, found));
                 }

@@ -16,6 +16,7 @@ pub mod membership;
 mod pidfd;
 pub mod process;
 mod scan;
+mod shim_version;
 pub mod state_files;
 
 use std::sync::Arc;

@@ -58,7 +58,7 @@ pub fn read_stat(host: &HostPaths, pid: Pid) -> Result<(Pid, u64), ProcessError>
     let mut bytes = Vec::with_capacity(512);
     File::open(&path).map_err(read)?.take(4096).read_to_end(&mut bytes).map_err(read)?;
     let stat = procfs::process::Stat::from_read(bytes.as_slice())
-        .map_err(|source| ProcessError::Parse { path: path.clone(), source: source.into() })?;
+        .map_err(|source| ProcessError::Parse { path: path.clone(), source })?;
     Ok((Pid(u32::try_from(stat.ppid).unwrap_or(0)), stat.starttime))
 }
 

@@ -117,7 +117,7 @@ fn parse_pid(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Reads a regular file of root's that nobody else may write; the last component is not followed if it is a link.
-fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;

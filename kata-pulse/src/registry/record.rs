@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::sandbox::{
     AgentAddress, Appeared, DirectoryFacts, Identity, Process, ProcessFound, ProcessRole, Runtime, Sandbox,
-    SandboxState, Vmm,
+    SandboxState,
 };
 
 /// A directory in which nothing has happened for so long is no booting sandbox.
@@ -224,17 +224,12 @@ impl Record {
     pub(super) fn publish(&self, state: SandboxState) -> Sandbox {
         Sandbox { state, ..self.sandbox.clone() }
     }
-
-    #[cfg(test)]
-    fn vmm(&self) -> Option<Vmm> {
-        self.sandbox.vmm
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::{Pid, SandboxId};
+    use crate::sandbox::{Pid, SandboxId, Vmm};
 
     fn record(runtime: Runtime, start: Instant) -> Record {
         let id = SandboxId::parse("aa").unwrap();
@@ -265,7 +260,7 @@ mod tests {
         assert_eq!(record.stage_at(start), Stage::Listed(SandboxState::Booting));
         record.process_started(&shim);
         record.process_started(&vmm);
-        assert_eq!(record.vmm(), Some(Vmm::Qemu));
+        assert_eq!(record.sandbox.vmm, Some(Vmm::Qemu));
         assert_eq!(record.stage_at(start), Stage::Listed(SandboxState::Booting));
         record.take_files(&socket());
         record.agent_replied(address());

@@ -1,0 +1,3 @@
+//! What do the sources say?
+pub mod pace;
+pub mod schedule;

@@ -1,0 +1,165 @@
+//! When do scrapes come? Learnt from when they came.
+//!
+//! A page whose values are older than the last scrape makes `irate` swing between zero and double, so collection
+//! follows the scraper: once per period, between two scrapes. Pure; in: arrivals. Out: a [`Pace`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Steady periods that are followed. Asking a shim more often than every 10 s does harm (kata.md H5).
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(300);
+/// Scrapers that are told apart, by address.
+const MAX_SCRAPERS: usize = 16;
+
+/// How collection is timed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// Nobody scrapes steadily.
+    Interval(Duration),
+    /// Once between two scrapes.
+    Following { last: Instant, period: Duration },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Scraper {
+    last: Instant,
+    period: Option<Duration>,
+}
+
+/// Arrivals of scrapes, by address.
+#[derive(Debug)]
+pub struct ScrapeClock {
+    interval: Duration,
+    scrapers: HashMap<IpAddr, Scraper>,
+}
+
+impl ScrapeClock {
+    /// `interval`: the time between collections when nobody scrapes.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, scrapers: HashMap::new() }
+    }
+
+    pub fn arrived(&mut self, from: IpAddr, now: Instant) {
+        self.scrapers.retain(|_, scraper| now.saturating_duration_since(scraper.last) <= 3 * LONGEST);
+        let room = self.scrapers.len() < MAX_SCRAPERS;
+        match self.scrapers.get_mut(&from) {
+            Some(scraper) => {
+                let gap = now.saturating_duration_since(scraper.last);
+                // A second look by hand right after a scrape does not disturb the rhythm.
+                if scraper.period.is_some_and(|period| gap < period / 2) {
+                    return;
+                }
+                let plausible = gap >= SHORTEST.mul_f64(0.9) && gap <= LONGEST.mul_f64(1.1);
+                *scraper = Scraper { last: now, period: plausible.then_some(gap) };
+            }
+            None if room => {
+                self.scrapers.insert(from, Scraper { last: now, period: None });
+            }
+            None => {}
+        }
+    }
+
+    /// The pace of the fastest scraper that has not stayed away.
+    pub fn pace(&self, now: Instant) -> Pace {
+        let present = |scraper: &&Scraper| {
+            scraper.period.is_some_and(|period| now.saturating_duration_since(scraper.last) < period.mul_f64(2.5))
+        };
+        self.scrapers
+            .values()
+            .filter(present)
+            .filter_map(|scraper| Some((scraper.period?, scraper.last)))
+            .min()
+            .map_or(Pace::Interval(self.interval), |(period, last)| Pace::Following { last, period })
+    }
+}
+
+impl Pace {
+    /// When a sandbox that was last asked at `asked` is asked again. `phase`, 0 to 1, spreads sandboxes over the time.
+    pub fn next(self, asked: Instant, phase: f64, now: Instant) -> Instant {
+        match self {
+            Self::Interval(interval) => asked + interval,
+            Self::Following { last, period } => {
+                let slot = last + period.mul_f64(0.1 + 0.75 * phase);
+                // Asked since the last scrape: the next turn comes after the next scrape.
+                if asked > last { slot + period } else { slot.max(now) }
+            }
+        }
+    }
+
+    /// About how long it is from one turn to the next.
+    pub fn period(self) -> Duration {
+        match self {
+            Self::Interval(interval) => interval,
+            Self::Following { period, .. } => period,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn clock(arrivals: &[(IpAddr, u64)]) -> (ScrapeClock, Instant) {
+        let start = Instant::now();
+        let mut clock = ScrapeClock::new(seconds(60));
+        for &(from, at) in arrivals {
+            clock.arrived(from, start + seconds(at));
+        }
+        (clock, start)
+    }
+
+    #[test]
+    fn a_steady_scraper_is_followed_and_one_that_left_is_not() {
+        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 60)]);
+        let following = Pace::Following { last: start + seconds(60), period: seconds(30) };
+        assert_eq!(clock.pace(start + seconds(61)), following);
+        assert_eq!(clock.pace(start + seconds(60 + 75)), Pace::Interval(seconds(60)));
+    }
+
+    #[test]
+    fn one_scrape_is_no_rhythm_and_a_fast_one_is_not_followed() {
+        let (clock, start) = clock(&[(A, 0), (B, 0), (B, 2), (B, 4)]);
+        assert_eq!(clock.pace(start + seconds(5)), Pace::Interval(seconds(60)));
+    }
+
+    #[test]
+    fn the_faster_of_two_is_followed() {
+        let (clock, start) = clock(&[(A, 0), (B, 7), (A, 60), (B, 22)]);
+        assert_eq!(clock.pace(start + seconds(23)).period(), seconds(15));
+    }
+
+    #[test]
+    fn a_look_by_hand_does_not_disturb() {
+        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 33), (A, 60)]);
+        assert_eq!(clock.pace(start + seconds(60)).period(), seconds(30));
+    }
+
+    proptest::proptest! {
+        /// Whatever the phase, between two scrapes of a steady scraper there is exactly one turn.
+        #[test]
+        fn every_scrape_gets_values_younger_than_the_last(phase in 0.0..1.0f64, period in 10u64..300, jitter in 0u64..500) {
+            let start = Instant::now();
+            let period = Duration::from_secs(period);
+            let mut asked = start;
+            for scrape in 0..20u32 {
+                let last = start + period * scrape + Duration::from_millis(if scrape % 2 == 0 { 0 } else { jitter });
+                let pace = Pace::Following { last, period };
+                let turn = pace.next(asked, phase, last);
+                let next_scrape = start + period * (scrape + 1);
+                proptest::prop_assert!(turn > last && turn < next_scrape, "scrape {scrape}");
+                asked = turn;
+                let after = pace.next(asked, phase, turn);
+                proptest::prop_assert!(after >= next_scrape);
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! When which sandbox is asked: at once when it becomes ready, then once per period, spread over it.
+//!
+//! At most one request is in flight per sandbox, a bounded number in total, and those that did not answer last time
+//! wait in a lane of their own, so that hung sandboxes delay nobody. Nothing is sent to a sandbox that is stopping.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::pace::{Pace, ScrapeClock};
+use crate::sandbox::{Sandbox, SandboxId, SandboxState, Snapshot};
+
+/// Requests under way to sandboxes that answered last time, or were never asked.
+const HEALTHY_LANE: usize = 16;
+/// Requests under way to sandboxes that did not.
+const SUSPECT_LANE: usize = 4;
+/// After the first time-out, doubled with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(15);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
+/// While a sandbox boots its socket is asked the harmless question, ever less often.
+const FIRST_BOOT_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_BOOT_RETRY: Duration = Duration::from_secs(10);
+
+/// Asks one sandbox; every wait in it has a deadline.
+pub trait Collect: Send + Sync + 'static {
+    fn collect(&self, sandbox: Arc<Sandbox>) -> impl Future<Output = Outcome> + Send;
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There are numbers.
+    Collected,
+    /// The virtual machine is not up yet.
+    Booting,
+    /// It must not be asked; another look is worth it only when more is known.
+    Unsafe,
+    /// It answered with something useless, or refused.
+    Failed,
+    /// It did not answer in time.
+    TimedOut,
+}
+
+#[derive(Debug)]
+struct Job {
+    key: Key,
+    due: Instant,
+    /// Spreads sandboxes over the period.
+    phase: f64,
+    asked: Option<Instant>,
+    running: bool,
+    /// Something worth another look happened while it ran.
+    again: bool,
+    ever_collected: bool,
+    timeouts: u32,
+    boot_tries: u32,
+}
+
+/// What a new look depends on: when it changes, a sandbox without numbers is asked at once.
+#[derive(Clone, Debug, PartialEq)]
+struct Key {
+    inode: u64,
+    evidence: crate::sandbox::Evidence,
+    state: SandboxState,
+}
+
+impl Key {
+    fn of(sandbox: &Sandbox) -> Self {
+        Self { inode: sandbox.directory_inode, evidence: sandbox.evidence(), state: sandbox.state }
+    }
+}
+
+/// Who is due when. Pure.
+#[derive(Debug)]
+pub(crate) struct Timetable {
+    jobs: HashMap<SandboxId, Job>,
+    due: BTreeSet<(Instant, SandboxId)>,
+    pace: Pace,
+    in_flight: [usize; 2],
+}
+
+impl Timetable {
+    fn new(pace: Pace) -> Self {
+        Self { jobs: HashMap::new(), due: BTreeSet::new(), pace, in_flight: [0, 0] }
+    }
+
+    fn sync(&mut self, snapshot: &Snapshot, now: Instant) {
+        let wanted = |id: &SandboxId| snapshot.get(id).filter(|sandbox| may_be_asked(sandbox));
+        let gone: Vec<SandboxId> = self
+            .jobs
+            .iter()
+            .filter(|(id, job)| !job.running && wanted(id).is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.remove(&id);
+        }
+        for (id, sandbox) in snapshot.iter().filter(|(_, sandbox)| may_be_asked(sandbox)) {
+            self.sync_one(id, Key::of(sandbox), now);
+        }
+    }
+
+    fn sync_one(&mut self, id: &SandboxId, key: Key, now: Instant) {
+        let Some(job) = self.jobs.get_mut(id) else {
+            let phase = phase(id);
+            let job = Job {
+                key,
+                due: now,
+                phase,
+                asked: None,
+                running: false,
+                again: false,
+                ever_collected: false,
+                timeouts: 0,
+                boot_tries: 0,
+            };
+            self.due.insert((now, id.clone()));
+            self.jobs.insert(id.clone(), job);
+            return;
+        };
+        if job.key == key {
+            return;
+        }
+        let reborn = job.key.inode != key.inode;
+        job.key = key;
+        if reborn {
+            job.ever_collected = false;
+            job.timeouts = 0;
+        }
+        if job.running {
+            job.again = true;
+        } else if !job.ever_collected && job.timeouts == 0 {
+            self.reschedule(id, now);
+        }
+    }
+
+    fn set_pace(&mut self, pace: Pace, now: Instant) {
+        if pace == self.pace {
+            return;
+        }
+        self.pace = pace;
+        let moved: Vec<(SandboxId, Instant)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| !job.running && job.ever_collected && job.timeouts == 0)
+            .filter_map(|(id, job)| Some((id.clone(), pace.next(job.asked?, job.phase, now))))
+            .collect();
+        for (id, due) in moved {
+            self.reschedule(&id, due);
+        }
+    }
+
+    fn reschedule(&mut self, id: &SandboxId, due: Instant) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        self.due.remove(&(job.due, id.clone()));
+        job.due = due;
+        self.due.insert((due, id.clone()));
+    }
+
+    fn remove(&mut self, id: &SandboxId) {
+        if let Some(job) = self.jobs.remove(id) {
+            self.due.remove(&(job.due, id.clone()));
+        }
+    }
+
+    /// When the next one is due for which there is room.
+    fn next_due(&self) -> Option<Instant> {
+        let open = [self.in_flight[0] < HEALTHY_LANE, self.in_flight[1] < SUSPECT_LANE];
+        if !open[0] && !open[1] {
+            return None;
+        }
+        self.due.iter().find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane()])).map(|(due, _)| *due)
+    }
+
+    /// The next one that is due now, marked as running.
+    fn take_due(&mut self, now: Instant) -> Option<SandboxId> {
+        let open = [self.in_flight[0] < HEALTHY_LANE, self.in_flight[1] < SUSPECT_LANE];
+        let (due, id) = self
+            .due
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane()]))?
+            .clone();
+        self.due.remove(&(due, id.clone()));
+        let job = self.jobs.get_mut(&id)?;
+        job.running = true;
+        job.again = false;
+        job.asked = Some(now);
+        self.in_flight[job.lane()] += 1;
+        Some(id)
+    }
+
+    fn finished(&mut self, id: &SandboxId, outcome: Outcome, now: Instant) {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.running) else { return };
+        self.in_flight[job.lane()] -= 1;
+        job.running = false;
+        let asked = job.asked.unwrap_or(now);
+        let due = match outcome {
+            Outcome::Collected => {
+                job.ever_collected = true;
+                (job.timeouts, job.boot_tries) = (0, 0);
+                self.pace.next(asked, job.phase, now)
+            }
+            Outcome::TimedOut => {
+                job.timeouts += 1;
+                let backoff = FIRST_BACKOFF * 2u32.saturating_pow((job.timeouts - 1).min(10));
+                now + backoff.min(LONGEST_BACKOFF).max(self.pace.period())
+            }
+            Outcome::Booting => {
+                job.boot_tries += 1;
+                now + (FIRST_BOOT_RETRY * 2u32.saturating_pow((job.boot_tries - 1).min(10))).min(LONGEST_BOOT_RETRY)
+            }
+            Outcome::Unsafe | Outcome::Failed => {
+                job.timeouts = 0;
+                self.pace.next(asked, job.phase, now)
+            }
+        };
+        let soon = job.again && job.timeouts == 0 && outcome != Outcome::Collected;
+        job.due = due;
+        self.due.insert((due, id.clone()));
+        if soon {
+            self.reschedule(id, now);
+        }
+    }
+}
+
+impl Job {
+    fn lane(&self) -> usize {
+        usize::from(self.timeouts > 0)
+    }
+}
+
+fn may_be_asked(sandbox: &Sandbox) -> bool {
+    sandbox.has_socket && sandbox.state != SandboxState::Stopping
+}
+
+/// Stable, so that a sandbox keeps its place in the period.
+fn phase(id: &SandboxId) -> f64 {
+    let hash = id
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A scrape came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Scraped {
+    pub from: IpAddr,
+    pub at: Instant,
+}
+
+/// Runs for as long as the agent does.
+pub async fn run<C: Collect>(
+    mut snapshots: watch::Receiver<Snapshot>,
+    mut scrapes: mpsc::Receiver<Scraped>,
+    interval: Duration,
+    collector: Arc<C>,
+) {
+    let mut clock = ScrapeClock::new(interval);
+    let mut timetable = Timetable::new(Pace::Interval(interval));
+    let mut running: JoinSet<(SandboxId, Outcome)> = JoinSet::new();
+    let mut tasks: HashMap<tokio::task::Id, SandboxId> = HashMap::new();
+    let mut snapshot = snapshots.borrow_and_update().clone();
+    timetable.sync(&snapshot, Instant::now());
+    loop {
+        while let Some(id) = timetable.take_due(Instant::now()) {
+            let Some(sandbox) = snapshot.get(&id).cloned() else {
+                timetable.finished(&id, Outcome::Failed, Instant::now());
+                timetable.remove(&id);
+                continue;
+            };
+            let collector = collector.clone();
+            let task_id = id.clone();
+            let handle = running.spawn(async move { (task_id, collector.collect(sandbox).await) });
+            tasks.insert(handle.id(), id);
+        }
+        let next = timetable.next_due();
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_err() { return; }
+                snapshot = snapshots.borrow_and_update().clone();
+                timetable.sync(&snapshot, Instant::now());
+            }
+            Some(scraped) = scrapes.recv() => clock.arrived(scraped.from, scraped.at),
+            Some(joined) = running.join_next_with_id() => {
+                let (task, id, outcome) = match joined {
+                    Ok((task, (id, outcome))) => (task, Some(id), outcome),
+                    // A panic while one sandbox was asked: that sandbox's failure, nobody else's.
+                    Err(error) => (error.id(), tasks.get(&error.id()).cloned(), Outcome::Failed),
+                };
+                tasks.remove(&task);
+                if let Some(id) = id {
+                    timetable.finished(&id, outcome, Instant::now());
+                    if !snapshot.get(&id).is_some_and(|sandbox| may_be_asked(sandbox)) { timetable.remove(&id); }
+                }
+            }
+            () = sleep_until(next) => {}
+        }
+        timetable.set_pace(clock.pace(Instant::now()), Instant::now());
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn sandbox(name: &str) -> Sandbox {
+        let id = SandboxId::parse(name).unwrap();
+        Sandbox {
+            id,
+            directory: format!("/x/{name}").into(),
+            directory_inode: 1,
+            runtime: None,
+            vmm: None,
+            vmm_from_state: None,
+            vmm_from_process: None,
+            state: SandboxState::Running,
+            has_socket: true,
+            processes: Vec::new(),
+            shim_version: None,
+            agent_address: None,
+            created_unix_ms: None,
+            identity: None,
+        }
+    }
+
+    fn snapshot(sandboxes: impl IntoIterator<Item = Sandbox>) -> Snapshot {
+        Arc::new(sandboxes.into_iter().map(|one| (one.id.clone(), Arc::new(one))).collect::<BTreeMap<_, _>>())
+    }
+
+    fn take_all(timetable: &mut Timetable, now: Instant) -> Vec<SandboxId> {
+        std::iter::from_fn(|| timetable.take_due(now)).collect()
+    }
+
+    #[test]
+    fn a_ready_sandbox_is_asked_at_once_and_only_once_at_a_time() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        assert_eq!(take_all(&mut timetable, now).len(), 1);
+        timetable.sync(&snapshot([sandbox("aa")]), now + INTERVAL);
+        assert!(take_all(&mut timetable, now + 10 * INTERVAL).is_empty());
+    }
+
+    #[test]
+    fn stopping_sandboxes_and_those_without_socket_are_left_alone() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        let stopping = Sandbox { state: SandboxState::Stopping, ..sandbox("aa") };
+        let booting = Sandbox { has_socket: false, ..sandbox("bb") };
+        timetable.sync(&snapshot([stopping, booting]), now);
+        assert!(take_all(&mut timetable, now + INTERVAL).is_empty());
+    }
+
+    #[test]
+    fn what_is_in_flight_is_bounded_and_hung_ones_have_their_own_lane() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        let many = || snapshot((0..100).map(|n| sandbox(&format!("sandbox-{n}"))));
+        timetable.sync(&many(), now);
+        let mut hung = Vec::new();
+        while hung.len() < 50 {
+            let batch = take_all(&mut timetable, now);
+            assert!(batch.len() <= HEALTHY_LANE);
+            for id in &batch {
+                timetable.finished(id, Outcome::TimedOut, now);
+            }
+            hung.extend(batch);
+        }
+        let rest = std::iter::from_fn(|| {
+            let batch = take_all(&mut timetable, now);
+            for id in &batch {
+                timetable.finished(id, Outcome::Collected, now);
+            }
+            (!batch.is_empty()).then_some(batch)
+        });
+        assert_eq!(rest.flatten().count(), 100 - hung.len());
+        let later = now + INTERVAL;
+        let batch = take_all(&mut timetable, later);
+        let suspects = batch.iter().filter(|id| hung.contains(id)).count();
+        assert_eq!((suspects, batch.len() - suspects), (SUSPECT_LANE, HEALTHY_LANE));
+    }
+
+    #[test]
+    fn back_off_from_a_shim_that_times_out_grows_to_minutes() {
+        let mut now = Instant::now();
+        let id = sandbox("aa").id;
+        let mut timetable = Timetable::new(Pace::Interval(Duration::from_secs(10)));
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert_eq!(timetable.take_due(now), Some(id.clone()));
+            timetable.finished(&id, Outcome::TimedOut, now);
+            let due = timetable.next_due().unwrap();
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [15, 30, 60, 120, 240, 480, 600, 600]);
+    }
+
+    #[test]
+    fn new_evidence_brings_an_unsafe_sandbox_another_look() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let id = timetable.take_due(now).unwrap();
+        timetable.finished(&id, Outcome::Unsafe, now);
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        assert_eq!(timetable.take_due(now), None);
+        let known = Sandbox { vmm_from_state: Some(crate::sandbox::Vmm::Dragonball), ..sandbox("aa") };
+        timetable.sync(&snapshot([known]), now);
+        assert_eq!(timetable.take_due(now), Some(id));
+    }
+
+    #[test]
+    fn a_sandbox_that_ends_is_forgotten() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        timetable.sync(&snapshot([]), now);
+        assert!(timetable.jobs.is_empty() && timetable.due.is_empty());
+    }
+}
