@@ -302,9 +302,8 @@ impl Explorer {
         source: EventSource,
         at_boot: Option<Duration>,
     ) {
-        if let Some((id, process)) = self.census.end(pid, start_ticks)
-            && self.known.contains_key(&id)
-        {
+        // Also after the directory went: runtime-rs removes it before its processes end.
+        if let Some((id, process)) = self.census.end(pid, start_ticks) {
             self.push(source, at_boot, Change::ProcessEnded(id, process, status));
         }
     }
