@@ -5,4 +5,6 @@
 
 pub mod config;
 pub mod sandbox;
+pub mod serve;
+pub mod telemetry;
 pub mod version;
