@@ -113,10 +113,7 @@ mod tests {
             families[0].text,
             "# HELP a_b_total Things.\n# TYPE a_b_total counter\na_b_total{x=\"1\",y=\"2\"} 3\n"
         );
-        assert_eq!(
-            families[0].openmetrics,
-            "# HELP a_b Things.\n# TYPE a_b counter\na_b_total{x=\"1\",y=\"2\"} 3\n"
-        );
+        assert_eq!(families[0].openmetrics, "# HELP a_b Things.\n# TYPE a_b counter\na_b_total{x=\"1\",y=\"2\"} 3\n");
     }
 
     #[test]

@@ -26,7 +26,8 @@ type Seconds = Counter<f64, AtomicU64>;
 type Histograms = Family<Labels, Histogram, Buckets>;
 
 /// Upper bounds in seconds: 0.5 ms to 10 s.
-const BUCKETS_SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BUCKETS_SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[derive(Clone, Copy, Debug)]
 struct Buckets;
