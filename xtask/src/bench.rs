@@ -24,7 +24,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     build::run()?;
     steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
     storms(options.rounds)?;
-    let node = Node::start(Path::new("target/release"), options.sandboxes)?;
+    let mut node = Node::start(Path::new("target/release"), options.sandboxes)?;
+    node.wait_until("every sandbox on the page", Duration::from_secs(120), |node| {
+        let page = http::get(node.address, "/metrics")?.1;
+        Ok(page.lines().filter(|line| line.starts_with("kata_sandbox_info{")).count() >= options.sandboxes as usize)
+    })?;
     let pid = node.agent_pid().context("no agent")?;
     let sockets = go_sockets(&node.root)?;
     let (per_page, bytes) = floor(sockets.iter().map(PathBuf::as_path))?;

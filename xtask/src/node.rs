@@ -22,7 +22,7 @@ impl Node {
         std::fs::create_dir_all(&root)?;
         let mut node = Self { children: Vec::new(), root, address: free_port()? };
         let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
-        simulator.arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
+        simulator.arg("run").arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
         node.spawn("simulator", &mut simulator)?;
         let cri = node.root.join("run/containerd/containerd.sock");
         node.wait_until("the simulator's CRI socket", Duration::from_secs(60), |_| Ok(cri.exists()))?;
