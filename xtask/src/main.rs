@@ -1,1 +1,61 @@
-fn main() {}
+//! The project's commands. One file each; `cargo xtask --help` lists them.
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod demo;
+mod docs;
+mod http;
+mod lab;
+mod licences;
+mod measure;
+mod node;
+mod setup;
+mod steps;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Commands of the kata-pulse workspace")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on this machine, or name the command that would.
+    Setup,
+    /// Build the eBPF object.
+    BuildEbpf,
+    /// Build the eBPF object and the agent: target/release/kata-pulse.
+    Build,
+    /// Run the agent against a simulated Kata node.
+    Demo(demo::Options),
+    /// Everything that must hold: format, lints, docs, licences, every test there is.
+    Test,
+    /// Measure the agent beside its floor.
+    Bench(bench::Options),
+    /// Write docs/metrics.md from the tables in the code.
+    Docs(docs::Options),
+    /// Check licences, bans and sources of all dependencies.
+    Licences,
+    /// Test discovery on a second kernel, in QEMU.
+    Lab,
+}
+
+fn main() -> anyhow::Result<()> {
+    std::env::set_current_dir(steps::root())?;
+    match Cli::parse().command {
+        Command::Setup => setup::run(),
+        Command::BuildEbpf => build_ebpf::run(),
+        Command::Build => build::run(),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test => test::run(),
+        Command::Bench(options) => bench::run(&options),
+        Command::Docs(options) => docs::run(&options),
+        Command::Licences => licences::run(),
+        Command::Lab => lab::run(),
+    }
+}

@@ -1,0 +1,77 @@
+//! The agent's cost, measured in one run beside the floor. The scenario with 1,000 sandboxes is started here;
+//! what is compared with what is in the issue and in docs/overhead.md.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::measure::{cpu_time, exec_storm, floor, peak_memory, spread, syscall_storm};
+use crate::node::Node;
+use crate::steps::{self, cargo};
+use crate::{build, http};
+
+#[derive(clap::Args)]
+pub struct Options {
+    #[arg(long, default_value_t = 1000)]
+    sandboxes: u32,
+    /// Pairs of storms, with and without the agent in turn.
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    build::run()?;
+    steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    storms(options.rounds)?;
+    let mut node = Node::start(Path::new("target/release"), options.sandboxes)?;
+    node.wait_until("every sandbox on the page", Duration::from_secs(120), |node| {
+        let page = http::get(node.address, "/metrics")?.1;
+        Ok(page.lines().filter(|line| line.starts_with("kata_sandbox_info{")).count() >= options.sandboxes as usize)
+    })?;
+    let pid = node.agent_pid().context("no agent")?;
+    let sockets = go_sockets(&node.root)?;
+    let (per_page, bytes) = floor(sockets.iter().map(PathBuf::as_path))?;
+    println!("floor: {per_page:?} of CPU per page of {bytes} bytes, {} pages", sockets.len());
+    scrapes(&node)?;
+    println!("agent so far: CPU {:?}, peak memory {} MB", cpu_time(pid)?, peak_memory(pid)? >> 20);
+    Ok(())
+}
+
+/// A cached page, ten times.
+fn scrapes(node: &Node) -> anyhow::Result<()> {
+    let (mut times, mut bytes) = (Vec::new(), 0);
+    for _ in 0..10 {
+        let started = Instant::now();
+        bytes = http::get(node.address, "/metrics")?.1.len();
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("GET /metrics: {} ms, {bytes} bytes", spread(&times).context("no scrape")?);
+    Ok(())
+}
+
+/// Only Go sandboxes may be asked: a request can kill others.
+fn go_sockets(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let directories = std::fs::read_dir(root.join("run/vc/sbs"))?;
+    let sockets = directories.filter_map(|entry| Some(entry.ok()?.path().join("shim-monitor.sock")));
+    Ok(sockets.filter(|socket| socket.exists()).collect())
+}
+
+/// Execs and system calls, without and with an agent on an idle simulated node.
+fn storms(rounds: u32) -> anyhow::Result<()> {
+    let [mut exec, mut calls] = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+    for _ in 0..rounds {
+        for with in [false, true] {
+            let _node = if with { Some(Node::start(Path::new("target/release"), 1)?) } else { None };
+            std::thread::sleep(Duration::from_millis(300));
+            exec[usize::from(with)].push(exec_storm(1000)?.as_secs_f64());
+            calls[usize::from(with)].push(syscall_storm(5_000_000).as_secs_f64());
+        }
+    }
+    for (name, [without, with]) in [("exec", exec), ("syscall", calls)] {
+        let (without, with) = (spread(&without).context("no round")?, spread(&with).context("no round")?);
+        let slower = (with.median / without.median - 1.0) * 100.0;
+        println!("{name} storm: without {without} s, with {with} s: {slower:+.1} %");
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! A simulated node and an agent that watches it, as child processes that end with this value.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::http;
+
+pub struct Node {
+    children: Vec<(&'static str, Child)>,
+    pub root: PathBuf,
+    pub address: SocketAddr,
+}
+
+impl Node {
+    /// Starts the simulator below a new directory and, when its CRI socket is there, the agent.
+    pub fn start(binaries: &Path, sandboxes: u32) -> anyhow::Result<Self> {
+        let root = std::env::temp_dir().join(format!("kata-pulse-node-{}", std::process::id()));
+        std::fs::create_dir_all(&root)?;
+        let mut node = Self { children: Vec::new(), root, address: free_port()? };
+        let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
+        simulator.arg("run").arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
+        node.spawn("simulator", &mut simulator)?;
+        let cri = node.root.join("run/containerd/containerd.sock");
+        node.wait_until("the simulator's CRI socket", Duration::from_secs(60), |_| Ok(cri.exists()))?;
+        let mut agent = Command::new(binaries.join("kata-pulse"));
+        agent.arg("--listen-address").arg(node.address.to_string()).arg("--runtime-endpoint").arg(&cri);
+        for (runtime, directory) in [("go", "run/vc/sbs"), ("rust", "run/kata")] {
+            agent.arg("--sandbox-dir").arg(format!("{runtime}:{}", node.root.join(directory).display()));
+        }
+        node.spawn("agent", &mut agent)?;
+        let address = node.address;
+        node.wait_until("the agent to be ready", Duration::from_secs(30), |_| {
+            Ok(http::get(address, "/readyz").is_ok_and(|(status, _)| status == 200))
+        })?;
+        Ok(node)
+    }
+
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.children.iter().find(|(name, _)| *name == "agent").map(|(_, child)| child.id())
+    }
+
+    fn spawn(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<()> {
+        let child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
+        self.children.push((name, child));
+        Ok(())
+    }
+
+    /// Fails at once if a child has ended.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for (name, child) in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!("the {name} has ended: {status}");
+            }
+        }
+        Ok(())
+    }
+
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut reached: impl FnMut(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !reached(self)? {
+            self.check()?;
+            if started.elapsed() > limit {
+                bail!("waited {limit:?} for {what}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    /// SIGTERM first, so that the simulator ends the processes it made; the agent before the simulator.
+    fn drop(&mut self) {
+        for (_, child) in self.children.iter_mut().rev() {
+            let _ = Command::new("kill").arg(child.id().to_string()).status();
+            let started = Instant::now();
+            while matches!(child.try_wait(), Ok(None)) && started.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}

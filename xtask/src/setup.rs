@@ -1,0 +1,5 @@
+//! Placeholder: the branch `ebpf` brings this command.
+
+pub fn run() -> anyhow::Result<()> {
+    anyhow::bail!("setup is not part of this branch")
+}
