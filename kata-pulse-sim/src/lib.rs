@@ -1,1 +1,13 @@
-//! x
+//! A Kata node made of nothing but this machine: sandbox directories, shim sockets, a CRI server, faults on command.
+//! It never depends on kata-pulse, so it cannot share its bugs.
+
+pub mod cri;
+pub mod kind;
+pub mod node;
+pub mod page;
+mod shim;
+
+pub use cri::{CriFault, CriFlavour, CriServer};
+pub use kind::{Fault, Kind, Runtime, SimError, Vmm};
+pub use node::{Node, Pod, Sandbox, SandboxSpec};
+pub use page::{CpuUnit, GuestLoad};

@@ -1,0 +1,220 @@
+//! The text of `GET /metrics`: real captured pages, with a few numbers patched as time passes.
+//! Cost of a page: one copy of the template and a dozen formatted numbers.
+
+use std::{sync::LazyLock, time::Duration};
+
+use crate::kind::Runtime;
+
+const GO_PAGE: &str = include_str!("../testdata/shim-go-guest-cgroup2.prom");
+const RS_PAGE: &str = include_str!("../testdata/shim-rs-guest-cgroup2.prom");
+
+/// Unit of `kata_guest_cpu_time`, by age of the guest's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuUnit {
+    Seconds,
+    Ticks,
+    #[default]
+    Milliseconds,
+}
+
+/// What the guest does while time passes; at time zero a page with milliseconds is the captured one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GuestLoad {
+    /// CPUs kept busy in user mode, e.g. 0.5.
+    pub cpus: f64,
+    /// `eth0` receives and sends this much.
+    pub network_bytes_per_second: f64,
+    /// `vda` writes this many 512-byte sectors.
+    pub sectors_per_second: f64,
+    pub unit: CpuUnit,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Grows {
+    User,
+    Idle,
+    OtherCpu,
+    Network,
+    Sectors,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    Number { base: f64, grows: Grows },
+}
+
+/// A page cut into fixed text and moving numbers.
+#[derive(Debug)]
+pub(crate) struct Template {
+    host: Vec<Piece>,
+    guest: Vec<Piece>,
+}
+
+pub(crate) static GO: LazyLock<Template> = LazyLock::new(|| Template::cut(GO_PAGE));
+pub(crate) static RS: LazyLock<Template> = LazyLock::new(|| Template::cut(RS_PAGE));
+
+pub(crate) fn template(runtime: Runtime) -> &'static Template {
+    match runtime {
+        Runtime::Go => &GO,
+        Runtime::Rs => &RS,
+    }
+}
+
+fn family(line: &str) -> &str {
+    let name = line
+        .strip_prefix("# HELP ")
+        .or_else(|| line.strip_prefix("# TYPE "))
+        .unwrap_or(line);
+    name.split(['{', ' ']).next().unwrap_or(name)
+}
+
+fn grows(line: &str) -> Option<Grows> {
+    let cpu = line.strip_prefix("kata_guest_cpu_time{");
+    match cpu {
+        // One busy vCPU: its number is 0, and the total shows it too.
+        Some(rest) if rest.contains("item=\"user\"") && !rest.contains("cpu=\"1\"") => {
+            Some(Grows::User)
+        }
+        Some(rest) if rest.contains("item=\"idle\"") && rest.contains("cpu=\"1\"") => {
+            Some(Grows::Idle)
+        }
+        Some(_) => Some(Grows::OtherCpu),
+        None if line.starts_with("kata_guest_netdev_stat{interface=\"eth0\"") => {
+            (line.contains("item=\"recv_bytes\"") || line.contains("item=\"sent_bytes\""))
+                .then_some(Grows::Network)
+        }
+        None if line.starts_with("kata_guest_diskstat{disk=\"vda\"") => line
+            .contains("item=\"sectors_written\"")
+            .then_some(Grows::Sectors),
+        None => None,
+    }
+}
+
+fn push_text(pieces: &mut Vec<Piece>, text: &str) {
+    match pieces.last_mut() {
+        Some(Piece::Text(last)) => last.push_str(text),
+        _ => pieces.push(Piece::Text(text.to_owned())),
+    }
+}
+
+impl Template {
+    fn cut(page: &str) -> Self {
+        let mut template = Self {
+            host: Vec::new(),
+            guest: Vec::new(),
+        };
+        for line in page.split_inclusive('\n') {
+            let name = family(line);
+            let guest = name.starts_with("kata_guest_") || name.starts_with("kata_agent_");
+            let pieces = if guest {
+                &mut template.guest
+            } else {
+                &mut template.host
+            };
+            let value = line
+                .trim_end()
+                .rsplit_once(' ')
+                .and_then(|(head, value)| Some((head, value.parse().ok()?)));
+            match (grows(line), value) {
+                (Some(grows), Some((head, base))) => {
+                    push_text(pieces, head);
+                    push_text(pieces, " ");
+                    pieces.push(Piece::Number { base, grows });
+                    push_text(pieces, "\n");
+                }
+                _ => push_text(pieces, line),
+            }
+        }
+        template
+    }
+
+    pub(crate) fn host(&self) -> String {
+        render(&self.host, GuestLoad::default(), Duration::ZERO)
+    }
+
+    pub(crate) fn guest(&self, load: GuestLoad, age: Duration) -> String {
+        render(&self.guest, load, age)
+    }
+}
+
+fn render(pieces: &[Piece], load: GuestLoad, age: Duration) -> String {
+    let mut text = String::with_capacity(60_000);
+    for piece in pieces {
+        match piece {
+            Piece::Text(fixed) => text.push_str(fixed),
+            Piece::Number { base, grows } => {
+                text.push_str(&number(*base, *grows, load, age).to_string())
+            }
+        }
+    }
+    text
+}
+
+fn number(base: f64, grows: Grows, load: GuestLoad, age: Duration) -> f64 {
+    let seconds = age.as_secs_f64();
+    let cpu = |milliseconds: f64| match load.unit {
+        CpuUnit::Milliseconds => (milliseconds / 10.0).floor() * 10.0,
+        CpuUnit::Ticks => (milliseconds / 10.0).floor(),
+        CpuUnit::Seconds => (milliseconds / 10.0).floor() / 100.0,
+    };
+    match grows {
+        Grows::User => cpu(base + seconds * load.cpus * 1000.0),
+        Grows::Idle => cpu(base + seconds * 1000.0),
+        Grows::OtherCpu => cpu(base),
+        Grows::Network => base + (seconds * load.network_bytes_per_second).floor(),
+        Grows::Sectors => base + (seconds * load.sectors_per_second).floor(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Go writes large numbers with exponents; a page at time zero must differ in nothing else.
+    fn same(template: &Template, page: &str, guest_first: bool) {
+        let (host, guest) = (
+            template.host(),
+            template.guest(GuestLoad::default(), Duration::ZERO),
+        );
+        let whole = if guest_first {
+            guest + &host
+        } else {
+            host + &guest
+        };
+        for (ours, theirs) in whole.lines().zip(page.lines()) {
+            if ours != theirs {
+                let value = |line: &str| {
+                    line.rsplit_once(' ')
+                        .map(|(h, v)| (h.to_owned(), v.parse::<f64>().ok()))
+                };
+                assert_eq!(value(ours), value(theirs));
+            }
+        }
+        assert_eq!(whole.lines().count(), page.lines().count());
+    }
+
+    #[test]
+    fn a_go_page_at_time_zero_is_the_captured_one() {
+        same(&GO, GO_PAGE, false);
+    }
+
+    #[test]
+    fn a_runtime_rs_page_at_time_zero_is_the_captured_one() {
+        same(&RS, RS_PAGE, true);
+    }
+
+    #[test]
+    fn a_busy_guest_moves_its_user_time_in_its_own_unit() {
+        let load = GuestLoad {
+            cpus: 0.5,
+            unit: CpuUnit::Ticks,
+            ..GuestLoad::default()
+        };
+        let page = RS.guest(load, Duration::from_secs(10));
+        assert!(
+            page.contains("kata_guest_cpu_time{cpu=\"total\",item=\"user\"} 561\n"),
+            "{page}"
+        );
+    }
+}
