@@ -19,11 +19,7 @@ enum Command {
         #[arg(long, default_value_t = 4)]
         sandboxes: u64,
         /// Their kinds with weights, e.g. `go-qemu=3,rs-qemu=1`.
-        #[arg(
-            long,
-            default_value = "go-qemu=1,rs-dragonball=1,rs-qemu=1,go-clh=1",
-            value_delimiter = ','
-        )]
+        #[arg(long, default_value = "go-qemu=1,rs-dragonball=1,rs-qemu=1,go-clh=1", value_delimiter = ',')]
         mix: Vec<String>,
         /// The CRI server at `<root>/run/containerd/containerd.sock` or `<root>/run/crio/crio.sock`.
         #[arg(long, default_value = "containerd")]
@@ -41,12 +37,7 @@ enum Cri {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Command::Run {
-        root,
-        sandboxes,
-        mix,
-        cri,
-    } = Command::parse();
+    let Command::Run { root, sandboxes, mix, cri } = Command::parse();
     let kinds = parse_mix(&mix)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -72,20 +63,14 @@ fn parse_mix(mix: &[String]) -> anyhow::Result<Vec<Kind>> {
     let mut kinds = Vec::new();
     for part in mix {
         let (kind, weight) = part.split_once('=').unwrap_or((part, "1"));
-        let weight: usize = weight
-            .parse()
-            .with_context(|| format!("weight of {part:?}"))?;
+        let weight: usize = weight.parse().with_context(|| format!("weight of {part:?}"))?;
         kinds.extend(std::iter::repeat_n(kind.parse::<Kind>()?, weight));
     }
     anyhow::ensure!(!kinds.is_empty(), "the mix is empty");
     Ok(kinds)
 }
 
-fn start_cri(
-    node: &Arc<Node>,
-    root: &std::path::Path,
-    cri: Cri,
-) -> anyhow::Result<Option<CriServer>> {
+fn start_cri(node: &Arc<Node>, root: &std::path::Path, cri: Cri) -> anyhow::Result<Option<CriServer>> {
     let (path, flavour) = match cri {
         Cri::Containerd => ("run/containerd/containerd.sock", CriFlavour::Containerd),
         Cri::CriO => ("run/crio/crio.sock", CriFlavour::CriO),

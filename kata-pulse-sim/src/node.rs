@@ -51,13 +51,7 @@ impl SandboxSpec {
             uid: format!("00000000-0000-4000-8000-{n:012x}"),
             handler: "kata".to_owned(),
         };
-        Self {
-            id: format!("{n:064x}"),
-            kind,
-            pod: Some(pod),
-            load: GuestLoad::default(),
-            vmm_pid: 0,
-        }
+        Self { id: format!("{n:064x}"), kind, pod: Some(pod), load: GuestLoad::default(), vmm_pid: 0 }
     }
 }
 
@@ -83,11 +77,7 @@ pub struct Node {
 impl Node {
     /// `/` for the real paths.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            sandboxes: Mutex::default(),
-            killed: Arc::default(),
-        }
+        Self { root: root.into(), sandboxes: Mutex::default(), killed: Arc::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -107,15 +97,11 @@ impl Node {
     }
 
     fn shared_dir(&self, id: &str) -> PathBuf {
-        self.root
-            .join("run/kata-containers/shared/sandboxes")
-            .join(id)
+        self.root.join("run/kata-containers/shared/sandboxes").join(id)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Sandboxes> {
-        self.sandboxes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Creates a sandbox in the order of its runtime; it is served when this returns.
@@ -162,12 +148,7 @@ impl Node {
         let created_unix_ns = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-        let sandbox = Sandbox {
-            spec,
-            created_unix_ns,
-            shim: state,
-            server,
-        };
+        let sandbox = Sandbox { spec, created_unix_ns, shim: state, server };
         self.lock().insert(sandbox.spec.id.clone(), sandbox);
         Ok(())
     }
@@ -206,9 +187,7 @@ impl Node {
     }
 
     fn take(&self, id: &str) -> Result<Sandbox, SimError> {
-        self.lock()
-            .remove(id)
-            .ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))
+        self.lock().remove(id).ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))
     }
 
     pub fn ids(&self) -> Vec<String> {
@@ -217,9 +196,7 @@ impl Node {
 
     /// `None` heals the sandbox.
     pub fn set_fault(&self, id: &str, fault: Option<Fault>) -> Result<(), SimError> {
-        self.with(id, |shim| {
-            *shim.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault
-        })
+        self.with(id, |shim| *shim.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault)
     }
 
     /// `GET /metrics` that this sandbox has had.
@@ -239,9 +216,7 @@ impl Node {
 
     fn with<T>(&self, id: &str, look: impl FnOnce(&ShimState) -> T) -> Result<T, SimError> {
         let sandboxes = self.lock();
-        let sandbox = sandboxes
-            .get(id)
-            .ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))?;
+        let sandbox = sandboxes.get(id).ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))?;
         Ok(look(&sandbox.shim))
     }
 }
@@ -261,11 +236,7 @@ async fn end(sandbox: Sandbox) {
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), SimError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(SimError::io("create", path))
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(SimError::io("create", path))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), SimError> {
@@ -275,19 +246,16 @@ fn write(path: &Path, text: &str) -> Result<(), SimError> {
 fn bind(dir: &Path, mode: u32) -> Result<UnixListener, SimError> {
     let path = dir.join("shim-monitor.sock");
     let listener = UnixListener::bind(&path).map_err(SimError::io("bind", &path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-        .map_err(SimError::io("chmod", &path))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(SimError::io("chmod", &path))?;
     Ok(listener)
 }
 
 /// Rust's own: children by descriptor, the directory itself by its absolute path.
 fn remove_tree(path: &Path) -> Result<(), SimError> {
     match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(SimError::Io {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(SimError::Io { action: "remove", path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -305,17 +273,9 @@ fn remove_relative(dir: &Path) -> Result<(), SimError> {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
         return Ok(());
     };
-    rustix::fs::open(
-        parent,
-        OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(|parent| rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR))
-    .map_err(|errno| SimError::Io {
-        action: "remove",
-        path: dir.to_owned(),
-        source: errno.into(),
-    })
+    rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|parent| rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR))
+        .map_err(|errno| SimError::Io { action: "remove", path: dir.to_owned(), source: errno.into() })
 }
 
 fn persist_json(spec: &SandboxSpec) -> String {

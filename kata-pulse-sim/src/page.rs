@@ -62,10 +62,7 @@ pub(crate) fn template(runtime: Runtime) -> &'static Template {
 }
 
 fn family(line: &str) -> &str {
-    let name = line
-        .strip_prefix("# HELP ")
-        .or_else(|| line.strip_prefix("# TYPE "))
-        .unwrap_or(line);
+    let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
     name.split(['{', ' ']).next().unwrap_or(name)
 }
 
@@ -73,20 +70,15 @@ fn grows(line: &str) -> Option<Grows> {
     let cpu = line.strip_prefix("kata_guest_cpu_time{");
     match cpu {
         // One busy vCPU: its number is 0, and the total shows it too.
-        Some(rest) if rest.contains("item=\"user\"") && !rest.contains("cpu=\"1\"") => {
-            Some(Grows::User)
-        }
-        Some(rest) if rest.contains("item=\"idle\"") && rest.contains("cpu=\"1\"") => {
-            Some(Grows::Idle)
-        }
+        Some(rest) if rest.contains("item=\"user\"") && !rest.contains("cpu=\"1\"") => Some(Grows::User),
+        Some(rest) if rest.contains("item=\"idle\"") && rest.contains("cpu=\"1\"") => Some(Grows::Idle),
         Some(_) => Some(Grows::OtherCpu),
         None if line.starts_with("kata_guest_netdev_stat{interface=\"eth0\"") => {
-            (line.contains("item=\"recv_bytes\"") || line.contains("item=\"sent_bytes\""))
-                .then_some(Grows::Network)
+            (line.contains("item=\"recv_bytes\"") || line.contains("item=\"sent_bytes\"")).then_some(Grows::Network)
         }
-        None if line.starts_with("kata_guest_diskstat{disk=\"vda\"") => line
-            .contains("item=\"sectors_written\"")
-            .then_some(Grows::Sectors),
+        None if line.starts_with("kata_guest_diskstat{disk=\"vda\"") => {
+            line.contains("item=\"sectors_written\"").then_some(Grows::Sectors)
+        }
         None => None,
     }
 }
@@ -100,22 +92,12 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str) {
 
 impl Template {
     fn cut(page: &str) -> Self {
-        let mut template = Self {
-            host: Vec::new(),
-            guest: Vec::new(),
-        };
+        let mut template = Self { host: Vec::new(), guest: Vec::new() };
         for line in page.split_inclusive('\n') {
             let name = family(line);
             let guest = name.starts_with("kata_guest_") || name.starts_with("kata_agent_");
-            let pieces = if guest {
-                &mut template.guest
-            } else {
-                &mut template.host
-            };
-            let value = line
-                .trim_end()
-                .rsplit_once(' ')
-                .and_then(|(head, value)| Some((head, value.parse().ok()?)));
+            let pieces = if guest { &mut template.guest } else { &mut template.host };
+            let value = line.trim_end().rsplit_once(' ').and_then(|(head, value)| Some((head, value.parse().ok()?)));
             match (grows(line), value) {
                 (Some(grows), Some((head, base))) => {
                     push_text(pieces, head);
@@ -143,9 +125,7 @@ fn render(pieces: &[Piece], load: GuestLoad, age: Duration) -> String {
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => text.push_str(fixed),
-            Piece::Number { base, grows } => {
-                text.push_str(&number(*base, *grows, load, age).to_string())
-            }
+            Piece::Number { base, grows } => text.push_str(&number(*base, *grows, load, age).to_string()),
         }
     }
     text
@@ -173,21 +153,11 @@ mod tests {
 
     /// Go writes large numbers with exponents; a page at time zero must differ in nothing else.
     fn same(template: &Template, page: &str, guest_first: bool) {
-        let (host, guest) = (
-            template.host(),
-            template.guest(GuestLoad::default(), Duration::ZERO),
-        );
-        let whole = if guest_first {
-            guest + &host
-        } else {
-            host + &guest
-        };
+        let (host, guest) = (template.host(), template.guest(GuestLoad::default(), Duration::ZERO));
+        let whole = if guest_first { guest + &host } else { host + &guest };
         for (ours, theirs) in whole.lines().zip(page.lines()) {
             if ours != theirs {
-                let value = |line: &str| {
-                    line.rsplit_once(' ')
-                        .map(|(h, v)| (h.to_owned(), v.parse::<f64>().ok()))
-                };
+                let value = |line: &str| line.rsplit_once(' ').map(|(h, v)| (h.to_owned(), v.parse::<f64>().ok()));
                 assert_eq!(value(ours), value(theirs));
             }
         }
@@ -206,15 +176,8 @@ mod tests {
 
     #[test]
     fn a_busy_guest_moves_its_user_time_in_its_own_unit() {
-        let load = GuestLoad {
-            cpus: 0.5,
-            unit: CpuUnit::Ticks,
-            ..GuestLoad::default()
-        };
+        let load = GuestLoad { cpus: 0.5, unit: CpuUnit::Ticks, ..GuestLoad::default() };
         let page = RS.guest(load, Duration::from_secs(10));
-        assert!(
-            page.contains("kata_guest_cpu_time{cpu=\"total\",item=\"user\"} 561\n"),
-            "{page}"
-        );
+        assert!(page.contains("kata_guest_cpu_time{cpu=\"total\",item=\"user\"} 561\n"), "{page}");
     }
 }

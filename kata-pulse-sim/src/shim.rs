@@ -99,35 +99,23 @@ async fn answer(stream: &mut UnixStream, state: &ShimState, path: &str) -> std::
     match (path, state.kind.runtime) {
         ("/metrics", _) => metrics(stream, state).await,
         ("/agent-url", runtime) => plain(stream, runtime, "200 OK", &state.agent_url).await,
-        (_, Runtime::Go) => {
-            plain(stream, Runtime::Go, "404 Not Found", "404 page not found\n").await
-        }
+        (_, Runtime::Go) => plain(stream, Runtime::Go, "404 Not Found", "404 page not found\n").await,
         (_, Runtime::Rs) => plain(stream, Runtime::Rs, "404 Not Found", "URL NOT FOUND").await,
     }
 }
 
-async fn plain(
-    stream: &mut UnixStream,
-    runtime: Runtime,
-    status: &str,
-    body: &str,
-) -> std::io::Result<bool> {
+async fn plain(stream: &mut UnixStream, runtime: Runtime, status: &str, body: &str) -> std::io::Result<bool> {
     let kind = match runtime {
         Runtime::Go => "Content-Type: text/plain; charset=utf-8\r\n",
         Runtime::Rs => "",
     };
-    let text = format!(
-        "HTTP/1.1 {status}\r\n{kind}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let text = format!("HTTP/1.1 {status}\r\n{kind}Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(text.as_bytes()).await?;
     Ok(true)
 }
 
 async fn chunk(stream: &mut UnixStream, body: &[u8]) -> std::io::Result<()> {
-    stream
-        .write_all(format!("{:x}\r\n", body.len()).as_bytes())
-        .await?;
+    stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await?;
     stream.write_all(body).await?;
     stream.write_all(b"\r\n").await
 }
@@ -143,28 +131,16 @@ async fn metrics(stream: &mut UnixStream, state: &ShimState) -> std::io::Result<
         state.life.cancel(); // todo!() and abort(): every connection and the listener go at once
         return Ok(false);
     }
-    let fault = state
-        .fault
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let fault = state.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let template = page::template(state.kind.runtime);
     let host = template.host();
     let guest = template.guest(state.load, state.born.elapsed());
     match (fault, state.kind.runtime) {
         (None, runtime) => whole(stream, runtime, &host, &guest).await,
         (Some(Fault::Denied), runtime) => whole(stream, runtime, &host, "").await,
-        (Some(Fault::Extra(lines)), runtime) => {
-            whole(stream, runtime, &host, &(guest + &lines)).await
-        }
+        (Some(Fault::Extra(lines)), runtime) => whole(stream, runtime, &host, &(guest + &lines)).await,
         (Some(Fault::Garbage), runtime) => {
-            whole(
-                stream,
-                runtime,
-                "\u{1}\u{fffd}{{{ not = metrics\n\n}} 7 7 7",
-                "",
-            )
-            .await
+            whole(stream, runtime, "\u{1}\u{fffd}{{{ not = metrics\n\n}} 7 7 7", "").await
         }
         (Some(Fault::AcceptThenClose), _) => Ok(false),
         (Some(Fault::HungGuest), Runtime::Go) => {
@@ -187,15 +163,11 @@ async fn metrics(stream: &mut UnixStream, state: &ShimState) -> std::io::Result<
             Ok(false)
         }
         (Some(Fault::HugeBody(bytes)), _) => {
-            stream
-                .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").as_bytes())
-                .await?;
+            stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").as_bytes()).await?;
             let block = b"kata_guest_load{item=\"load1\"} 0\n".repeat(2048);
             let mut left = bytes;
             while left > 0 {
-                let part = usize::try_from(left)
-                    .unwrap_or(block.len())
-                    .min(block.len());
+                let part = usize::try_from(left).unwrap_or(block.len()).min(block.len());
                 stream.write_all(&block[..part]).await?;
                 left -= part as u64;
             }
@@ -211,12 +183,7 @@ async fn metrics(stream: &mut UnixStream, state: &ShimState) -> std::io::Result<
     }
 }
 
-async fn whole(
-    stream: &mut UnixStream,
-    runtime: Runtime,
-    host: &str,
-    guest: &str,
-) -> std::io::Result<bool> {
+async fn whole(stream: &mut UnixStream, runtime: Runtime, host: &str, guest: &str) -> std::io::Result<bool> {
     match runtime {
         Runtime::Go => {
             stream.write_all(GO_HEAD).await?;
@@ -227,10 +194,7 @@ async fn whole(
             stream.write_all(b"0\r\n\r\n").await?;
         }
         Runtime::Rs => {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
-                host.len() + guest.len()
-            );
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", host.len() + guest.len());
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(guest.as_bytes()).await?;
             stream.write_all(host.as_bytes()).await?;

@@ -30,11 +30,7 @@ async fn node_with(root: &std::path::Path, runtime: Runtime, vmm: Vmm) -> (Node,
 async fn a_runtime_rs_shim_with_qemu_dies_of_one_get() {
     let root = tempfile::tempdir().unwrap();
     let (node, id) = node_with(root.path(), Runtime::Rs, Vmm::Qemu).await;
-    assert!(
-        get(&node, Runtime::Rs, &id, "/agent-url")
-            .await
-            .ends_with("vsock://3:1024")
-    );
+    assert!(get(&node, Runtime::Rs, &id, "/agent-url").await.ends_with("vsock://3:1024"));
     assert_eq!(node.shims_killed(), 0);
     assert_eq!(get(&node, Runtime::Rs, &id, "/metrics").await, "");
     assert_eq!(node.shims_killed(), 1);
@@ -48,8 +44,5 @@ async fn a_go_page_is_chunked_and_a_removed_sandbox_leaves_nothing() {
     assert!(page.contains("Transfer-Encoding: chunked") && page.contains("kata_guest_cpu_time"));
     assert_eq!(node.max_in_flight(&id).unwrap(), 1);
     node.remove(&id).await.unwrap();
-    assert_eq!(
-        std::fs::read_dir(node.base(Runtime::Go)).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(node.base(Runtime::Go)).unwrap().count(), 0);
 }

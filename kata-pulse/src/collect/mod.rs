@@ -1,3 +1,5 @@
-//! What do the sources say?
+//! What do the sources say? Raw samples in each source's own units, and when which sandbox is asked.
+
 pub mod pace;
 pub mod schedule;
+pub mod shim;

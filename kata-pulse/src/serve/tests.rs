@@ -63,6 +63,8 @@ fn sandbox(id: &str, pod: Option<&str>) -> (SandboxId, Arc<Sandbox>) {
         directory_inode: 1,
         runtime: pod.map(|_| Runtime::Go),
         vmm: pod.map(|_| Vmm::Qemu),
+        vmm_from_state: None,
+        vmm_from_process: pod.map(|_| Vmm::Qemu),
         state: SandboxState::Running,
         has_socket: true,
         processes: vec![Process { role: ProcessRole::Vmm, pid: Pid(42), start_ticks: 7 }],
