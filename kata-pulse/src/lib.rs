@@ -1,7 +1,7 @@
 //! kata-pulse: metrics of Kata Containers sandboxes, from the host.
 //!
 //! The data path, in the order in which a reader meets the modules:
-//! [`discover`] → [`registry`] → [`collect`] → [`convert`] → render → [`serve`].
+//! [`discover`] → [`registry`] → [`collect`] → [`convert`] → [`render`] → [`serve`].
 
 pub mod config;
 pub mod sandbox;
@@ -16,5 +16,6 @@ pub mod collect;
 pub mod model;
 
 pub mod convert;
+pub mod render;
 
 pub mod serve;

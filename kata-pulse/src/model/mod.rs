@@ -1,5 +1,11 @@
 //! cAdvisor's words. Base units: bytes, seconds, counts. `None` is what no source gave, and is not rendered.
 
+mod kind;
+mod page;
+
+pub use kind::{Level, MetricKind};
+pub use page::{SandboxPage, SourcePage};
+
 /// The numbers of one pod, all its containers and its guest's kernel together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodStats {

@@ -1,0 +1,57 @@
+//! Models → one exposition. The table in [`families`] says what there is; [`text`] knows the two formats.
+//!
+//! Costs memory of the page's size and no IO. A family without a sample does not appear.
+
+pub mod families;
+mod text;
+
+pub use text::Format;
+use text::Writer;
+
+use crate::model::{Level, MetricKind, SandboxPage};
+use families::Scope;
+
+/// A family that was rendered elsewhere (the agent's own): its name and its lines in each format.
+#[derive(Clone, Debug)]
+pub struct ForeignFamily {
+    pub name: String,
+    pub text: String,
+    pub openmetrics: String,
+}
+
+/// Which families and levels are wanted.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    pub levels: std::collections::BTreeSet<Level>,
+    pub disabled: std::collections::BTreeSet<MetricKind>,
+}
+
+impl Selection {
+    fn wants(&self, family: &families::Family) -> bool {
+        let level = family.scope != Scope::Pod || self.levels.contains(&Level::Pod);
+        level && family.kind.is_none_or(|kind| !self.disabled.contains(&kind))
+    }
+}
+
+/// Writes every wanted family once, in name order. `named` filters by name.
+pub fn render(
+    sandboxes: &[SandboxPage],
+    foreign: &[ForeignFamily],
+    selection: &Selection,
+    format: Format,
+    named: impl Fn(&str) -> bool,
+) -> Vec<u8> {
+    let mut writer = Writer::new(format, sandboxes);
+    let mut foreign = foreign.iter().filter(|family| named(&family.name)).peekable();
+    for family in families::ALL.iter().filter(|family| selection.wants(family) && named(family.name)) {
+        while let Some(earlier) = foreign.next_if(|other| other.name.as_str() < family.name) {
+            writer.foreign(earlier);
+        }
+        writer.family(family, sandboxes);
+    }
+    foreign.for_each(|later| writer.foreign(later));
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests;
