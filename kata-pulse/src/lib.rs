@@ -18,4 +18,7 @@ pub mod model;
 pub mod convert;
 pub mod render;
 
+pub mod scrape;
+pub mod store;
+
 pub mod serve;

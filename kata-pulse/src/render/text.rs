@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::ForeignFamily;
-use super::families::{Family, Labels, Scope, Type};
+use super::families::{self, Family, Labels, Scope, Type};
 use crate::model::SandboxPage;
 
 /// The two text formats.
@@ -46,6 +46,7 @@ pub(super) struct Writer {
 }
 
 /// Takes the samples of one family; writes its head before the first.
+#[expect(missing_debug_implementations, reason = "it is half a page of bytes")]
 pub struct Sink<'a> {
     writer: &'a mut Writer,
     family: &'a Family,
@@ -62,12 +63,12 @@ impl Writer {
     pub(super) fn family(&mut self, family: &Family, sandboxes: &[SandboxPage]) {
         let mut begun = false;
         match family.write {
-            families_write::Write::Each(write) => {
+            families::Write::Each(write) => {
                 for (at, sandbox) in sandboxes.iter().enumerate() {
                     write(sandbox, &mut Sink { writer: self, family, at, begun: &mut begun });
                 }
             }
-            families_write::Write::All(write) => {
+            families::Write::All(write) => {
                 write(sandboxes, &mut Sink { writer: self, family, at: 0, begun: &mut begun });
             }
         }
@@ -105,8 +106,6 @@ impl Writer {
         self.put(&format!("# HELP {name} {}\n# TYPE {name} {kind}\n", family.help));
     }
 }
-
-use super::families as families_write;
 
 impl Sink<'_> {
     /// One sample, unless there is no value. `labels` are the family's own.

@@ -7,9 +7,9 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::Shared;
 use super::accept::{self, Offer};
-use super::query::MetricsQuery;
-use super::{Format, Shared};
+use crate::scrape::{Format, MetricsQuery};
 
 pub(super) const OFFERS: [Offer; 2] = [
     Offer { name: "text/plain", version: Some("0.0.4") },

@@ -8,12 +8,10 @@ mod health;
 mod index;
 mod listener;
 mod metrics;
-mod query;
 mod sandboxes;
 mod stream;
 
 pub use listener::{Limits, serve};
-pub use query::MetricsQuery;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,20 +27,8 @@ use axum::routing::get;
 use bytes::Bytes;
 
 use crate::sandbox::{Sandbox, SandboxId, Source, SourceState};
+use crate::scrape::{Format, MetricsQuery, UnknownSandbox};
 use crate::telemetry::Own;
-
-/// The two text formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Prometheus text 0.0.4.
-    Text,
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown sandbox")]
-pub struct UnknownSandbox;
 
 /// What the server shows. Every method answers from memory; only `metrics` may take as long as a rendering.
 pub trait PageSource: Send + Sync + 'static {

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::accept::{self, Offer};
 use super::index::{document, escape};
-use super::query;
 use super::{PageSource, Shared};
 use crate::sandbox::{Identity, Sandbox};
+use crate::scrape::query;
 
 const OFFERS: [Offer; 3] = [Offer::plain("application/json"), Offer::plain("text/plain"), Offer::plain("text/html")];
 

@@ -1,7 +1,11 @@
 //! Query strings, parsed once at the edge.
 
-use super::UnknownSandbox;
 use crate::sandbox::SandboxId;
+
+/// The sandbox that was asked for is not on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown sandbox")]
+pub struct UnknownSandbox;
 
 /// What of the page was asked for. Equal queries mean equal pages, so it can be a cache's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,7 +27,7 @@ impl MetricsQuery {
     }
 
     /// An id that cannot exist is an unknown sandbox. Other parameters are ignored, as scrapers may add some.
-    pub(super) fn parse(pairs: &[(String, String)]) -> Result<Self, UnknownSandbox> {
+    pub(crate) fn parse(pairs: &[(String, String)]) -> Result<Self, UnknownSandbox> {
         let sandbox = sandbox(pairs).map(SandboxId::parse).transpose().map_err(|_| UnknownSandbox)?;
         let lists = pairs.iter().filter(|(key, _)| key == "filter_family").flat_map(|(_, value)| value.split(','));
         let mut families: Vec<String> =
@@ -35,7 +39,7 @@ impl MetricsQuery {
 }
 
 /// The first `sandbox` of a query.
-pub(super) fn sandbox(pairs: &[(String, String)]) -> Option<&str> {
+pub(crate) fn sandbox(pairs: &[(String, String)]) -> Option<&str> {
     pairs.iter().find(|(key, _)| key == "sandbox").map(|(_, value)| value.as_str())
 }
 

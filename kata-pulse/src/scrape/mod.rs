@@ -1,0 +1,181 @@
+//! Store and registry → a page, rendered once per change and shared by concurrent scrapes. Touches no sandbox.
+//!
+//! The agent's own metrics change with every scrape; that alone makes no new page before [`OWN_AGE`] has passed.
+
+pub(crate) mod query;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tokio::sync::watch;
+
+pub use crate::render::{Format, Selection};
+pub use query::{MetricsQuery, UnknownSandbox};
+
+use crate::model::{SandboxPage, SourcePage};
+use crate::render::{self, ForeignFamily};
+use crate::sandbox::{Sandbox, Snapshot, Source, SourceState};
+use crate::store::{Reading, Store};
+use crate::telemetry::Own;
+
+/// How old the agent's own numbers on a page may be.
+const OWN_AGE: Duration = Duration::from_secs(5);
+/// Fast: a page is compressed for one scrape or few.
+const GZIP_LEVEL: u32 = 1;
+
+/// Makes pages. Clones share what is made.
+#[derive(Clone, Debug)]
+pub struct Scraper(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    snapshots: watch::Receiver<Snapshot>,
+    store: Store,
+    own: Own,
+    selection: Selection,
+    cgroup_mode: &'static str,
+    cached: Mutex<Option<Cached>>,
+}
+
+/// The page that everybody shares, in the forms in which it was asked for so far.
+#[derive(Debug)]
+struct Cached {
+    snapshot: Snapshot,
+    generation: u64,
+    made: Instant,
+    /// By format, plain and compressed.
+    forms: [[Option<Bytes>; 2]; 2],
+}
+
+impl Scraper {
+    pub fn new(
+        snapshots: watch::Receiver<Snapshot>,
+        store: Store,
+        own: Own,
+        selection: Selection,
+        cgroup_mode: &'static str,
+    ) -> Self {
+        Self(Arc::new(Inner { snapshots, store, own, selection, cgroup_mode, cached: Mutex::new(None) }))
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshots.borrow().clone()
+    }
+
+    /// How each source of a sandbox is doing.
+    pub fn source_states(&self, sandbox: &Sandbox) -> Vec<(Source, SourceState)> {
+        let reading = self.0.store.reading(&sandbox.id).unwrap_or_default();
+        states(&reading)
+    }
+
+    /// May take as long as a rendering; scrapes that come meanwhile wait for its result and share it.
+    pub fn page(&self, query: &MetricsQuery, format: Format, gzip: bool) -> Result<Bytes, UnknownSandbox> {
+        if !query.is_whole() {
+            return self.filtered(query, format, gzip);
+        }
+        let snapshot = self.snapshot();
+        let generation = self.0.store.generation();
+        let mut cached = self.0.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = cached.take().filter(|page| {
+            page.generation == generation && Arc::ptr_eq(&page.snapshot, &snapshot) && page.made.elapsed() < OWN_AGE
+        });
+        let page = cached.insert(fresh.unwrap_or_else(|| Cached {
+            snapshot: snapshot.clone(),
+            generation,
+            made: Instant::now(),
+            forms: Default::default(),
+        }));
+        let [plain, compressed] = &mut page.forms[usize::from(format == Format::OpenMetrics)];
+        let plain = plain.get_or_insert_with(|| self.render(&snapshot, query, format).into()).clone();
+        if !gzip {
+            return Ok(plain);
+        }
+        Ok(compressed.get_or_insert_with(|| compress(&plain).into()).clone())
+    }
+
+    fn filtered(&self, query: &MetricsQuery, format: Format, gzip: bool) -> Result<Bytes, UnknownSandbox> {
+        let mut snapshot = self.snapshot();
+        if let Some(id) = &query.sandbox {
+            let sandbox = snapshot.get(id).cloned().ok_or(UnknownSandbox)?;
+            snapshot = Arc::new([(id.clone(), sandbox)].into());
+        }
+        let page = self.render(&snapshot, query, format);
+        Ok(if gzip { compress(&page) } else { page }.into())
+    }
+
+    fn render(&self, snapshot: &Snapshot, query: &MetricsQuery, format: Format) -> Vec<u8> {
+        let started = Instant::now();
+        let readings = self.0.store.readings(snapshot);
+        let sandboxes: Vec<SandboxPage> = snapshot
+            .values()
+            .zip(readings)
+            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.cgroup_mode))
+            .collect();
+        // A page about one sandbox is about that sandbox.
+        let own = if query.sandbox.is_some() { Vec::new() } else { self.0.own.families() };
+        let foreign: Vec<ForeignFamily> = own
+            .into_iter()
+            .map(|family| ForeignFamily { name: family.name, text: family.text, openmetrics: family.openmetrics })
+            .collect();
+        let page = render::render(&sandboxes, &foreign, &self.0.selection, format, |name| query.wants(name));
+        self.0.own.rendered(started.elapsed());
+        page
+    }
+}
+
+fn compress(page: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(page.len() / 8), Compression::new(GZIP_LEVEL));
+    // Writing to a vector cannot fail; if it did, an empty body would be told from a page by everyone.
+    match encoder.write_all(page) {
+        Ok(()) => encoder.finish().unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn states(reading: &Reading) -> Vec<(Source, SourceState)> {
+    Source::ALL
+        .into_iter()
+        .zip(reading.sources)
+        .filter_map(|(source, reading)| Some((source, reading.state?)))
+        .collect()
+}
+
+fn sandbox_page(sandbox: &Sandbox, reading: Reading, cgroup_mode: &'static str) -> SandboxPage {
+    let sources = Source::ALL.into_iter().zip(reading.sources).filter_map(|(source, reading)| {
+        let since = reading.collected.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Some(SourcePage {
+            source: source.as_str(),
+            state: reading.state?.as_str(),
+            collected_unix_seconds: since.map(|since| since.as_secs_f64()),
+        })
+    });
+    let identity = sandbox.identity.clone().unwrap_or_default();
+    SandboxPage {
+        sandbox_id: sandbox.id.to_string(),
+        pod_level_id: pod_level_id(sandbox),
+        namespace: identity.namespace,
+        pod: identity.pod_name,
+        uid: identity.uid,
+        runtime: sandbox.runtime.map_or("", crate::sandbox::Runtime::as_str),
+        vmm: sandbox.vmm.map_or("", crate::sandbox::Vmm::as_str),
+        state: sandbox.state.as_str(),
+        runtime_handler: identity.runtime_handler,
+        shim_version: sandbox.shim_version.map(|version| version.to_string()).unwrap_or_default(),
+        pod_source: if reading.guest_is_source { "guest" } else { "" },
+        cgroup_mode,
+        sources: sources.collect(),
+        stats: reading.stats,
+    }
+}
+
+/// The pod's cgroup with an element of our own; without a pod, or before its cgroup is known, one by sandbox.
+fn pod_level_id(sandbox: &Sandbox) -> String {
+    match sandbox.identity.as_ref().and_then(|identity| identity.cgroup_parent.as_deref()) {
+        Some(parent) => format!("{}/kata-pulse", parent.trim_end_matches('/')),
+        None => format!("/kata/{}", sandbox.id),
+    }
+}

@@ -1,0 +1,177 @@
+//! The latest reading of every sandbox and source, with its age. Readers never wait for collection.
+//!
+//! In: outcomes of collection. Out: what a page needs. A sandbox that ends takes its readings with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::convert::GuestHistory;
+use crate::model::PodStats;
+use crate::sandbox::{SandboxId, Snapshot, Source, SourceState};
+
+/// Shared by all; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Mutex<HashMap<SandboxId, Entry>>,
+    generation: AtomicU64,
+}
+
+/// What is kept of one sandbox.
+#[derive(Debug)]
+struct Entry {
+    /// Tells lives of one id apart.
+    inode: u64,
+    history: GuestHistory,
+    reading: Reading,
+}
+
+/// What was last read of one sandbox.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    pub stats: Option<Arc<PodStats>>,
+    /// The guest has given numbers: pod-level series come from it for the sandbox's whole life.
+    pub guest_is_source: bool,
+    pub sources: [SourceReading; Source::ALL.len()],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SourceReading {
+    /// `None`: never asked, or not that far yet.
+    pub state: Option<SourceState>,
+    /// When it last gave numbers.
+    pub collected: Option<SystemTime>,
+}
+
+impl Store {
+    /// Takes new numbers of the guest. `convert` turns them into stats with the sandbox's own history.
+    pub fn put_guest<T>(
+        &self,
+        id: &SandboxId,
+        inode: u64,
+        at: SystemTime,
+        convert: impl FnOnce(&mut GuestHistory) -> (PodStats, T),
+    ) -> T {
+        let mut entries = self.lock();
+        let entry = entry(&mut entries, id, inode);
+        let (stats, more) = convert(&mut entry.history);
+        entry.reading.stats = Some(Arc::new(stats));
+        entry.reading.guest_is_source = true;
+        entry.reading.sources[index(Source::Shim)] =
+            SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
+        self.changed();
+        more
+    }
+
+    /// A source gave no numbers, and why. Numbers that are not renewed are taken off the page: old ones would look
+    /// like fresh ones. Says whether this is news.
+    pub fn put_state(&self, id: &SandboxId, inode: u64, source: Source, state: SourceState) -> bool {
+        let mut entries = self.lock();
+        let entry = entry(&mut entries, id, inode);
+        let slot = &mut entry.reading.sources[index(source)].state;
+        let is_news = *slot != Some(state);
+        *slot = Some(state);
+        if source == Source::Shim && state != SourceState::Ok {
+            entry.reading.stats = None;
+        }
+        if is_news {
+            self.changed();
+        }
+        is_news
+    }
+
+    pub fn reading(&self, id: &SandboxId) -> Option<Reading> {
+        self.lock().get(id).map(|entry| entry.reading.clone())
+    }
+
+    /// All readings of the sandboxes of `snapshot`, in its order.
+    pub fn readings(&self, snapshot: &Snapshot) -> Vec<Reading> {
+        let entries = self.lock();
+        let of = |(id, sandbox): (&SandboxId, &Arc<crate::sandbox::Sandbox>)| {
+            let entry = entries.get(id).filter(|entry| entry.inode == sandbox.directory_inode);
+            entry.map(|entry| entry.reading.clone()).unwrap_or_default()
+        };
+        snapshot.iter().map(of).collect()
+    }
+
+    /// Forgets sandboxes that are no more.
+    pub fn retain(&self, snapshot: &Snapshot) {
+        let mut entries = self.lock();
+        let before = entries.len();
+        entries.retain(|id, entry| snapshot.get(id).is_some_and(|sandbox| sandbox.directory_inode == entry.inode));
+        if entries.len() != before {
+            self.changed();
+        }
+    }
+
+    /// Grows with every change.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    fn changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Entry>> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<'a>(entries: &'a mut HashMap<SandboxId, Entry>, id: &SandboxId, inode: u64) -> &'a mut Entry {
+    let fresh = || Entry { inode, history: GuestHistory::default(), reading: Reading::default() };
+    let entry = entries.entry(id.clone()).or_insert_with(fresh);
+    if entry.inode != inode {
+        *entry = fresh();
+    }
+    entry
+}
+
+pub fn index(source: Source) -> usize {
+    Source::ALL.iter().position(|known| *known == source).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SandboxId {
+        SandboxId::parse("aa").unwrap()
+    }
+
+    #[test]
+    fn numbers_that_are_not_renewed_leave_the_page() {
+        let store = Store::default();
+        store.put_guest(&id(), 1, SystemTime::UNIX_EPOCH, |_| (PodStats::default(), ()));
+        assert!(store.reading(&id()).unwrap().stats.is_some());
+        assert!(store.put_state(&id(), 1, Source::Shim, SourceState::Timeout));
+        assert!(!store.put_state(&id(), 1, Source::Shim, SourceState::Timeout), "no news");
+        let reading = store.reading(&id()).unwrap();
+        assert!(reading.stats.is_none() && reading.guest_is_source);
+        assert_eq!(reading.sources[index(Source::Shim)].collected, Some(SystemTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn another_life_of_an_id_starts_with_nothing() {
+        let store = Store::default();
+        store.put_guest(&id(), 1, SystemTime::now(), |_| (PodStats::default(), ()));
+        store.put_state(&id(), 2, Source::Cri, SourceState::Ok);
+        assert!(store.reading(&id()).unwrap().stats.is_none());
+        store.retain(&Snapshot::default());
+        assert!(store.reading(&id()).is_none());
+    }
+
+    #[test]
+    fn every_change_is_a_new_generation() {
+        let store = Store::default();
+        let before = store.generation();
+        store.put_state(&id(), 1, Source::Shim, SourceState::Booting);
+        let between = store.generation();
+        store.put_state(&id(), 1, Source::Shim, SourceState::Booting);
+        assert!(before < between && between == store.generation());
+    }
+}
