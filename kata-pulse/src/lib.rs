@@ -3,6 +3,7 @@
 //! The data path, in the order in which a reader meets the modules:
 //! [`discover`] → [`registry`] → [`collect`] → [`convert`] → [`render`] → [`serve`].
 
+pub mod agent;
 pub mod config;
 pub mod sandbox;
 pub mod tasks;

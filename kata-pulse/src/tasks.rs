@@ -23,12 +23,23 @@ impl Tasks {
     {
         let stop = self.stop.clone();
         let task = tokio::spawn(async move {
-            let cancelled = stop.clone().cancelled_owned();
             tokio::select! {
                 () = future => {}
-                () = cancelled => {}
+                () = stop.cancelled_owned() => {}
             }
         });
+        self.watch(name, task);
+    }
+
+    /// Like [`Tasks::spawn`] for a task that ends by itself when the agent stops, and is given the time for it.
+    pub fn spawn_until_done<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.watch(name, tokio::spawn(future));
+    }
+
+    fn watch(&self, name: &'static str, task: tokio::task::JoinHandle<()>) {
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             if task.await.is_err_and(|error| error.is_panic()) {

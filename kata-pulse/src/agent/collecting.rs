@@ -1,0 +1,196 @@
+//! One collection of one sandbox: may it be asked, ask, understand, convert, store.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{debug, info, warn};
+
+use crate::collect::schedule::{Collect, Outcome};
+use crate::collect::shim::client::{Cut, Limits, Page, Question, ShimError, ask};
+use crate::collect::shim::parse::{ParseLimits, parse};
+use crate::collect::shim::safety::{Verdict, decide, is_address};
+use crate::config::ShimMetrics;
+use crate::convert::{ConvertDropped, Moment, convert};
+use crate::discover::boot_now;
+use crate::registry::{AgentReply, Registry};
+use crate::sandbox::{AgentAddress, ProcessRole, Sandbox, Source, SourceState};
+use crate::store::Store;
+use crate::telemetry::Own;
+
+/// A page without the guest's part that came sooner than this was not waited for: the guest's policy denies it.
+const DENIED_WITHIN: Duration = Duration::from_secs(1);
+/// `/agent-url` is a line; a longer one is none.
+const ADDRESS_BYTES: usize = 1024;
+
+pub(super) struct ShimCollector {
+    pub registry: Registry,
+    pub store: Store,
+    pub own: Own,
+    pub policy: ShimMetrics,
+    pub limits: Limits,
+    /// Kernel ticks per second, in which start times of processes are told.
+    pub ticks_per_second: f64,
+    pub started: Instant,
+}
+
+impl Collect for ShimCollector {
+    async fn collect(&self, sandbox: Arc<Sandbox>) -> Outcome {
+        let evidence = match self.evidence(&sandbox).await {
+            Ok(evidence) => evidence,
+            Err(error) => return self.failed(&sandbox, &error),
+        };
+        match decide(&evidence, self.policy) {
+            Verdict::Ask => self.ask_metrics(&sandbox).await,
+            Verdict::AskForced(reason) => {
+                warn!(sandbox_id = %sandbox.id, reason, "asking a shim that may die of it, as --shim-metrics force says");
+                self.ask_metrics(&sandbox).await
+            }
+            Verdict::Unsafe(reason) => {
+                if self.state(&sandbox, SourceState::Unsafe) {
+                    info!(sandbox_id = %sandbox.id, reason, "shim is not asked for metrics");
+                }
+                Outcome::Unsafe
+            }
+            Verdict::Booting => {
+                self.state(&sandbox, SourceState::Booting);
+                Outcome::Booting
+            }
+            Verdict::Off => {
+                self.state(&sandbox, SourceState::Off);
+                Outcome::Unsafe
+            }
+        }
+    }
+}
+
+impl ShimCollector {
+    /// With the agent's address, which is asked for once: the one question that never reaches the hypervisor.
+    async fn evidence(&self, sandbox: &Sandbox) -> Result<crate::sandbox::Evidence, ShimError> {
+        let mut evidence = sandbox.evidence();
+        if evidence.agent_address.is_some() {
+            return Ok(evidence);
+        }
+        let limits = Limits { body_bytes: ADDRESS_BYTES, ..self.limits };
+        let reply = match ask(&sandbox.socket_path(), Question::AgentUrl, limits).await {
+            Ok(Page { body, cut: None }) => String::from_utf8(body).ok().map(|body| body.trim().to_owned()),
+            Ok(_) => None,
+            Err(error) if error.state() == SourceState::Refused => {
+                self.reply(sandbox, AgentReply::Refused);
+                return Err(error);
+            }
+            // A Go shim's page can be had without it.
+            Err(error)
+                if evidence.runtime == Some(crate::sandbox::Runtime::Go) && error.state() != SourceState::Gone =>
+            {
+                debug!(sandbox_id = %sandbox.id, error = &error as &dyn std::error::Error, "no agent address");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        match reply.filter(|body| is_address(body) && body.chars().all(|character| !character.is_control())) {
+            Some(address) => {
+                evidence.agent_address = Some(AgentAddress(address.clone()));
+                self.reply(sandbox, AgentReply::Address(address));
+            }
+            None => self.reply(sandbox, AgentReply::NotYet),
+        }
+        Ok(evidence)
+    }
+
+    async fn ask_metrics(&self, sandbox: &Sandbox) -> Outcome {
+        let started = Instant::now();
+        let result = ask(&sandbox.socket_path(), Question::Metrics, self.limits).await;
+        let took = started.elapsed();
+        self.own.collected(Source::Shim, took);
+        let page = match result {
+            Ok(page) => page,
+            Err(error) => {
+                if matches!(error, ShimError::TooLarge { .. }) {
+                    self.own.limited("body_bytes", 1);
+                }
+                return self.failed(sandbox, &error);
+            }
+        };
+        self.take_page(sandbox, &page, took)
+    }
+
+    fn take_page(&self, sandbox: &Sandbox, page: &Page, took: Duration) -> Outcome {
+        let sample = parse(&page.body, page.cut.is_none(), ParseLimits::default());
+        let dropped = sample.dropped;
+        for (limit, count) in [
+            ("malformed_lines", dropped.malformed_lines),
+            ("non_finite", dropped.non_finite),
+            ("duplicates", dropped.duplicates),
+            ("samples", dropped.samples),
+            ("names", dropped.names),
+        ] {
+            self.limited(limit, count);
+        }
+        if sample.guest_answered {
+            let moment = Moment {
+                now_seconds: self.started.elapsed().as_secs_f64(),
+                vmm_age_seconds: self.vmm_age_seconds(sandbox),
+            };
+            let ConvertDropped { fallen, devices } =
+                self.store.put_guest(&sandbox.id, sandbox.directory_inode, SystemTime::now(), |history| {
+                    convert(&sample, history, moment)
+                });
+            self.limited("fallen_counters", fallen);
+            self.limited("devices", devices);
+            return if page.cut == Some(Cut::Deadline) { Outcome::TimedOut } else { Outcome::Collected };
+        }
+        let state = match page.cut {
+            Some(Cut::Deadline) => SourceState::Timeout,
+            Some(Cut::Peer) => SourceState::BadPage,
+            None if !is_exposition(&page.body) => SourceState::BadPage,
+            None if took < DENIED_WITHIN => SourceState::Denied,
+            None => SourceState::Timeout,
+        };
+        self.count_failure(sandbox, state);
+        if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Failed }
+    }
+
+    fn vmm_age_seconds(&self, sandbox: &Sandbox) -> Option<f64> {
+        let role = if sandbox.vmm.is_some_and(|vmm| !vmm.has_process()) { ProcessRole::Shim } else { ProcessRole::Vmm };
+        let start_ticks = sandbox.process(role)?.start_ticks;
+        Some(boot_now().as_secs_f64() - start_ticks as f64 / self.ticks_per_second)
+    }
+
+    fn failed(&self, sandbox: &Sandbox, error: &ShimError) -> Outcome {
+        let state = error.state();
+        if self.count_failure(sandbox, state) {
+            warn!(
+                sandbox_id = %sandbox.id,
+                source = "shim",
+                state = state.as_str(),
+                error = error as &dyn std::error::Error,
+                "no numbers from the shim"
+            );
+        }
+        if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Failed }
+    }
+
+    fn count_failure(&self, sandbox: &Sandbox, state: SourceState) -> bool {
+        self.own.collect_failed(Source::Shim, state);
+        self.state(sandbox, state)
+    }
+
+    fn state(&self, sandbox: &Sandbox, state: SourceState) -> bool {
+        self.store.put_state(&sandbox.id, sandbox.directory_inode, Source::Shim, state)
+    }
+
+    fn reply(&self, sandbox: &Sandbox, reply: AgentReply) {
+        self.registry.agent_replied(&sandbox.id, sandbox.directory_inode, reply, Instant::now());
+    }
+
+    fn limited(&self, limit: &'static str, count: u64) {
+        if count > 0 {
+            self.own.limited(limit, count);
+        }
+    }
+}
+
+/// Every real page has a family of the shim itself.
+fn is_exposition(body: &[u8]) -> bool {
+    memchr::memmem::find(body, b"kata_shim_").is_some()
+}

@@ -1,0 +1,199 @@
+//! Wiring only: the one place that knows every module.
+
+mod collecting;
+mod page;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::collect::schedule;
+use crate::collect::shim::client::Limits;
+use crate::config::Config;
+use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
+use crate::registry::Registry;
+use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source};
+use crate::scrape::{Scraper, Selection};
+use crate::store::{Store, index};
+use crate::tasks::Tasks;
+use crate::telemetry::{self, Own};
+use crate::{serve, version};
+use collecting::ShimCollector;
+use page::{Pages, Readiness};
+
+/// Longer than the first collection of everything may take before the agent calls itself ready without it.
+const FIRST_COLLECTION_PATIENCE: Duration = Duration::from_millis(1500);
+/// Of the second that a stop may take.
+const STOP_PATIENCE: Duration = Duration::from_millis(800);
+
+/// Runs until a signal to stop comes, or a task panics.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    // First, so that a port that is taken ends the agent before it has done anything.
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen on {}; choose another address with --listen-address", config.listen))?;
+    info!(
+        version = version::VERSION,
+        revision = version::REVISION,
+        ebpf = version::EBPF,
+        address = %listener.local_addr()?,
+        "kata-pulse starts"
+    );
+    let (tasks, own, registry, store) = (Tasks::default(), Own::new(), Registry::default(), Store::default());
+    let readiness = Arc::new(Readiness::default());
+    let (scrapes, scraped) = mpsc::channel(64);
+
+    start_discovery(&tasks, &config, &own, &registry, &store, &readiness);
+    start_collection(&tasks, &config, &own, &registry, &store, scraped);
+    tasks.spawn("readiness", watch_first_collection(registry.subscribe(), store.clone(), readiness.clone()));
+    tasks.spawn("own process", telemetry::process::run(own.clone(), tasks.stopping()));
+
+    let selection = Selection { levels: config.levels.clone(), disabled: config.disabled.clone() };
+    let mode = cgroup_mode(&config.host.sysfs);
+    let scraper = Scraper::new(registry.subscribe(), store, own.clone(), selection, mode);
+    let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), scrapes });
+    let router = serve::router(pages, own.clone());
+    let serving = serve::serve(listener, router, own, serve::Limits::default(), tasks.stopping());
+    let stop = tasks.stopping();
+    tasks.spawn_until_done("http", serving);
+    wait_for_stop(stop).await?;
+    readiness.stopping.store(true, Ordering::Relaxed);
+    tasks.stop(STOP_PATIENCE).await;
+    info!("kata-pulse stopped");
+    Ok(())
+}
+
+async fn wait_for_stop(stop: tokio_util::sync::CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = stop.cancelled() => anyhow::bail!("a part of the agent failed, see the log"),
+    }
+}
+
+fn start_discovery(
+    tasks: &Tasks,
+    config: &Config,
+    own: &Own,
+    registry: &Registry,
+    store: &Store,
+    readiness: &Arc<Readiness>,
+) {
+    let (sender, batches) = mpsc::channel(256);
+    let counters = DiscoveryCounters::default();
+    tasks.spawn("discovery", discover::run(config.host.clone(), counters.clone(), sender));
+    let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone());
+    tasks.spawn("registry", publishing);
+}
+
+/// Takes batches to the registry and measures how late they are.
+async fn publish(
+    mut batches: mpsc::Receiver<Batch>,
+    registry: Registry,
+    store: Store,
+    own: Own,
+    counters: DiscoveryCounters,
+    readiness: Arc<Readiness>,
+) {
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut foreign = 0;
+    loop {
+        tokio::select! {
+            batch = batches.recv() => {
+                let Some(batch) = batch else { return };
+                registry.apply(&batch.events, Instant::now());
+                let published = boot_now();
+                batch.events.iter().for_each(|event| count(&own, event, published));
+                if batch.first_scan {
+                    readiness.scanned.store(true, Ordering::Release);
+                }
+                store.retain(&registry.snapshot());
+            }
+            _ = every_second.tick() => {
+                registry.expire(Instant::now());
+                let leftovers = registry.leftovers();
+                own.leftovers("directory", leftovers.directories);
+                own.leftovers("socket", leftovers.sockets);
+                own.events_foreign(counters.foreign() - std::mem::replace(&mut foreign, counters.foreign()));
+            }
+        }
+    }
+}
+
+fn count(own: &Own, event: &DiscoveryEvent, published: Duration) {
+    let name = match event.change {
+        Change::Appeared(_) => "appeared",
+        Change::Removed(_) => "gone",
+        Change::ProcessStarted(..) => "process_start",
+        Change::ProcessEnded(..) => "process_end",
+        Change::Files(..) => return,
+    };
+    own.discovery_event(event.source.as_str(), name);
+    if let Some(at) = event.at_boot {
+        own.discovery_latency(name, published.saturating_sub(at));
+    }
+}
+
+fn start_collection(
+    tasks: &Tasks,
+    config: &Config,
+    own: &Own,
+    registry: &Registry,
+    store: &Store,
+    scraped: mpsc::Receiver<schedule::Scraped>,
+) {
+    let collector = ShimCollector {
+        registry: registry.clone(),
+        store: store.clone(),
+        own: own.clone(),
+        policy: config.shim_metrics,
+        limits: Limits::default(),
+        ticks_per_second: procfs::ticks_per_second() as f64,
+        started: Instant::now(),
+    };
+    let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, Arc::new(collector));
+    tasks.spawn("collection", scheduling);
+}
+
+/// Ready when every sandbox of the first scan has been asked once, or has no socket to ask.
+async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store: Store, readiness: Arc<Readiness>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let mut scanned = None;
+    loop {
+        ticks.tick().await;
+        if !readiness.scanned.load(Ordering::Acquire) {
+            continue;
+        }
+        let since = *scanned.get_or_insert_with(Instant::now);
+        let snapshot = snapshots.borrow_and_update().clone();
+        let readings = store.readings(&snapshot);
+        let attempted = snapshot.values().zip(&readings).all(|(sandbox, reading)| {
+            let askable = sandbox.has_socket && sandbox.state != SandboxState::Stopping;
+            !askable || reading.sources[index(Source::Shim)].state.is_some()
+        });
+        if attempted || since.elapsed() >= FIRST_COLLECTION_PATIENCE {
+            readiness.collected.store(true, Ordering::Release);
+            return;
+        }
+    }
+}
+
+fn cgroup_mode(sysfs: &Path) -> &'static str {
+    let root = sysfs.join("fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        "v2"
+    } else if root.join("memory").exists() || root.join("cpu").exists() {
+        "v1"
+    } else {
+        ""
+    }
+}
