@@ -1,9 +1,11 @@
-//! What the compiler needs besides the sources: the build's names.
+//! What the compiler needs besides the sources: the build's names, and the messages of the container runtimes.
 
+use std::error::Error;
 use std::process::Command;
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     name_the_build();
+    compile_protos()
 }
 
 /// The commit, for `--version` and `kata_pulse_build_info`; empty outside a checkout.
@@ -19,4 +21,13 @@ fn name_the_build() {
     println!("cargo::rustc-env=KATA_PULSE_EBPF_EMBEDDED=absent");
     println!("cargo::rerun-if-changed=../.git/HEAD");
     println!("cargo::rerun-if-changed=build.rs");
+}
+
+/// In pure Rust: no protoc on anybody's machine. Servers are only made for tests, which play the runtime.
+fn compile_protos() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let files = ["proto/cri.proto", "proto/containers.proto", "proto/events.proto"];
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().build_server(false).build_transport(false).compile_fds(descriptors)?;
+    Ok(())
 }

@@ -14,12 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+use crate::collect::cri::{self, CriUpdate};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
 use crate::config::Config;
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
 use crate::registry::Registry;
-use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source};
+use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
 use crate::scrape::{Scraper, Selection};
 use crate::store::{Store, index};
 use crate::tasks::Tasks;
@@ -52,6 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness);
     start_collection(&tasks, &config, &own, &registry, &store, scraped);
+    start_naming(&tasks, &config, &registry, &store);
     tasks.spawn("readiness", watch_first_collection(registry.subscribe(), store.clone(), readiness.clone()));
     tasks.spawn("own process", telemetry::process::run(own.clone(), tasks.stopping()));
 
@@ -162,6 +164,31 @@ fn start_collection(
     };
     let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, Arc::new(collector));
     tasks.spawn("collection", scheduling);
+}
+
+fn start_naming(tasks: &Tasks, config: &Config, registry: &Registry, store: &Store) {
+    let (sender, updates) = mpsc::channel(4);
+    tasks.spawn("container runtime", cri::run(config.runtime_endpoint.clone(), registry.subscribe(), sender));
+    tasks.spawn("names", name_sandboxes(updates, registry.clone(), store.clone()));
+}
+
+async fn name_sandboxes(mut updates: mpsc::Receiver<CriUpdate>, registry: Registry, store: Store) {
+    while let Some(update) = updates.recv().await {
+        if let CriUpdate::Names { names, .. } = &update {
+            registry.name(names.clone(), Instant::now());
+        }
+        for (id, sandbox) in registry.snapshot().iter() {
+            let state = match &update {
+                CriUpdate::Unreachable(state) => *state,
+                CriUpdate::Names { names, .. } if names.contains_key(id) => SourceState::Ok,
+                CriUpdate::Names { without_pod, .. } if without_pod.contains(id) => SourceState::Unsupported,
+                // The runtime knew it once and does not any more.
+                CriUpdate::Names { .. } if sandbox.identity.is_some() => SourceState::Gone,
+                CriUpdate::Names { .. } => SourceState::Booting,
+            };
+            store.put_state(id, sandbox.directory_inode, Source::Cri, state);
+        }
+    }
 }
 
 /// Ready when every sandbox of the first scan has been asked once, or has no socket to ask.

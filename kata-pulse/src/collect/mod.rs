@@ -1,5 +1,6 @@
 //! What do the sources say? Raw samples in each source's own units, and when which sandbox is asked.
 
+pub mod cri;
 pub mod pace;
 pub mod schedule;
 pub mod shim;

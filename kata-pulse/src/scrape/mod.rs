@@ -19,7 +19,7 @@ pub use query::{MetricsQuery, UnknownSandbox};
 use crate::model::{SandboxPage, SourcePage};
 use crate::render::{self, ForeignFamily};
 use crate::sandbox::{Sandbox, Snapshot, Source, SourceState};
-use crate::store::{Reading, Store};
+use crate::store::{Reading, Store, index};
 use crate::telemetry::Own;
 
 /// How old the agent's own numbers on a page may be.
@@ -153,6 +153,9 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, cgroup_mode: &'static str) 
             collected_unix_seconds: since.map(|since| since.as_secs_f64()),
         })
     });
+    // Series whose labels would change a moment later are better not begun.
+    let named = sandbox.identity.is_some()
+        || reading.sources[index(Source::Cri)].state.is_some_and(|state| state != SourceState::Booting);
     let identity = sandbox.identity.clone().unwrap_or_default();
     SandboxPage {
         sandbox_id: sandbox.id.to_string(),
@@ -168,7 +171,7 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, cgroup_mode: &'static str) 
         pod_source: if reading.guest_is_source { "guest" } else { "" },
         cgroup_mode,
         sources: sources.collect(),
-        stats: reading.stats,
+        stats: reading.stats.filter(|_| named),
     }
 }
 

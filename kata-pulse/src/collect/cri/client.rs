@@ -1,0 +1,245 @@
+//! gRPC over the runtime's Unix socket. Every unary call has a deadline; keep-alive pings are off, since runtimes
+//! take frequent ones for an attack.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tracing::debug;
+
+use super::parse::{self, Details};
+use super::proto::containers::GetContainerRequest;
+use super::proto::containers::containers_client::ContainersClient;
+use super::proto::cri::runtime_service_client::RuntimeServiceClient;
+use super::proto::cri::{ListPodSandboxRequest, PodSandboxStatusRequest, VersionRequest};
+use super::proto::events::SubscribeRequest;
+use super::proto::events::events_client::EventsClient;
+use crate::sandbox::{Identity, SandboxId, SourceState};
+
+/// Tried in turn when the operator names none; found by asking, not by being there.
+const WELL_KNOWN: [&str; 5] = [
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+    "/run/crio/crio.sock",
+];
+const DEADLINE: Duration = Duration::from_secs(3);
+/// After the event stream ended.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// A list with all annotations of all pods is larger than gRPC's usual 4 MiB.
+const MESSAGE_BYTES: usize = 32 << 20;
+/// Verbose status calls, which reach a shim, under way at once.
+const PARALLEL_DETAILS: usize = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CriError {
+    #[error("no container runtime answers at {tried}; name its socket with --runtime-endpoint")]
+    NoneFound { tried: String },
+    #[error("the runtime's socket {} is no path", path.display())]
+    Endpoint {
+        path: PathBuf,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("connect to {}", path.display())]
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("{call} at {}", path.display())]
+    Call {
+        call: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Status,
+    },
+    #[error("no answer to {call} from {} within {DEADLINE:?}", path.display())]
+    Deadline { call: &'static str, path: PathBuf },
+}
+
+impl CriError {
+    pub fn state(&self) -> SourceState {
+        match self {
+            Self::NoneFound { .. } | Self::Connect { .. } | Self::Endpoint { .. } => SourceState::Refused,
+            Self::Deadline { .. } => SourceState::Timeout,
+            Self::Call { source, .. } => match source.code() {
+                Code::Cancelled | Code::DeadlineExceeded => SourceState::Timeout,
+                Code::Unavailable => SourceState::Refused,
+                Code::PermissionDenied | Code::Unauthenticated => SourceState::Denied,
+                Code::Unimplemented => SourceState::Unsupported,
+                _ => SourceState::BadPage,
+            },
+        }
+    }
+
+    /// The next call may well succeed on the same connection.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Call { .. } | Self::Deadline { .. })
+    }
+}
+
+/// The runtime's list.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub names: BTreeMap<SandboxId, Identity>,
+}
+
+#[derive(Clone)]
+pub(super) struct Client {
+    socket: PathBuf,
+    runtime: String,
+    channel: Channel,
+}
+
+impl Client {
+    pub(super) async fn connect(endpoint: Option<&Path>) -> Result<Self, CriError> {
+        if let Some(path) = endpoint {
+            return Self::connect_to(path).await;
+        }
+        for path in WELL_KNOWN {
+            match Self::connect_to(Path::new(path)).await {
+                Ok(client) => return Ok(client),
+                Err(error) => debug!(error = &error as &dyn std::error::Error, "not the container runtime"),
+            }
+        }
+        Err(CriError::NoneFound { tried: WELL_KNOWN.join(", ") })
+    }
+
+    async fn connect_to(path: &Path) -> Result<Self, CriError> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))
+            .map_err(|source| CriError::Endpoint { path: path.into(), source })?
+            .connect_timeout(DEADLINE);
+        let channel = endpoint.connect().await.map_err(|source| CriError::Connect { path: path.into(), source })?;
+        let mut client = Self { socket: path.into(), runtime: String::new(), channel };
+        let mut service = client.cri();
+        let version = client.unary("Version", service.version(VersionRequest {})).await?;
+        client.runtime = format!("{} {}", version.runtime_name, version.runtime_version);
+        Ok(client)
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(super) fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
+    fn is_containerd(&self) -> bool {
+        self.runtime.starts_with("containerd")
+    }
+
+    fn cri(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    async fn unary<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, CriError> {
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(source)) => Err(CriError::Call { call, path: self.socket.clone(), source }),
+            Err(_) => Err(CriError::Deadline { call, path: self.socket.clone() }),
+        }
+    }
+
+    /// Answered from the runtime's memory: no shim is asked.
+    pub(super) async fn list(&mut self) -> Result<Listed, CriError> {
+        let mut service = self.cri();
+        let list = self.unary("ListPodSandbox", service.list_pod_sandbox(ListPodSandboxRequest {})).await?;
+        Ok(Listed { names: list.items.into_iter().filter_map(parse::identity).collect() })
+    }
+
+    /// Cgroups and handlers, a few at a time. A sandbox about which nothing can be learnt counts as answered: asking
+    /// again would reach its shim again.
+    pub(super) async fn details(&mut self, ids: Vec<SandboxId>) -> Vec<(SandboxId, Details)> {
+        let mut waiting = ids.into_iter();
+        let mut running = JoinSet::new();
+        let mut all = Vec::new();
+        loop {
+            while running.len() < PARALLEL_DETAILS
+                && let Some(id) = waiting.next()
+            {
+                let client = self.clone();
+                running.spawn(async move {
+                    let details = client.details_of(&id).await;
+                    (id, details)
+                });
+            }
+            match running.join_next().await {
+                Some(Ok(answered)) => all.push(answered),
+                Some(Err(_)) => {}
+                None => return all,
+            }
+        }
+    }
+
+    async fn details_of(&self, id: &SandboxId) -> Details {
+        if self.is_containerd()
+            && let Ok(Some(details)) = self.spec(id).await
+        {
+            return details;
+        }
+        match self.verbose(id).await {
+            Ok(details) => details.unwrap_or_default(),
+            Err(error) => {
+                debug!(sandbox_id = %id, error = &error as &dyn std::error::Error, "no details of the sandbox");
+                Details::default()
+            }
+        }
+    }
+
+    /// From containerd's database, without its shim.
+    async fn spec(&self, id: &SandboxId) -> Result<Option<Details>, CriError> {
+        let mut service = ContainersClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let mut request = Request::new(GetContainerRequest { id: id.to_string() });
+        request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static("k8s.io"));
+        let answer = self.unary("Containers.Get", service.get(request)).await?;
+        let spec = answer.container.and_then(|container| container.spec);
+        Ok(spec.and_then(|spec| parse::details_of_spec(&spec.value)))
+    }
+
+    async fn verbose(&self, id: &SandboxId) -> Result<Option<Details>, CriError> {
+        let mut service = self.cri();
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
+        let answer = self.unary("PodSandboxStatus", service.pod_sandbox_status(request)).await?;
+        Ok(answer.info.get("info").and_then(|json| parse::details_of_status(json.as_bytes())))
+    }
+
+    /// Sends a hint for whatever containerd says of containers and tasks; subscribes again when the stream ends.
+    /// Returns where there is no such stream.
+    pub(super) async fn hint(self, hints: mpsc::Sender<()>) {
+        while self.is_containerd() {
+            if let Err(error) = self.hint_once(&hints).await {
+                debug!(error = &error as &dyn std::error::Error, "event stream of the runtime ended");
+                if error.code() == Code::Unimplemented {
+                    return;
+                }
+            }
+            // Whatever happened while nobody listened.
+            let _ = hints.try_send(());
+            tokio::time::sleep(RESUBSCRIBE).await;
+        }
+    }
+
+    async fn hint_once(&self, hints: &mpsc::Sender<()>) -> Result<(), Status> {
+        let filters = vec!["topic~=\"^/(tasks/(create|start|exit|delete)|containers/(create|delete))\"".to_owned()];
+        let mut service = EventsClient::new(self.channel.clone());
+        // No deadline: the answer begins with the first event, whenever that is.
+        let mut stream = service.subscribe(SubscribeRequest { filters }).await?.into_inner();
+        while let Some(event) = stream.message().await? {
+            debug!(topic = event.topic, "runtime event");
+            // A hint that is waiting already says the same.
+            let _ = hints.try_send(());
+        }
+        Ok(())
+    }
+}

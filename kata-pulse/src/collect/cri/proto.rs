@@ -1,0 +1,13 @@
+//! The messages that `build.rs` compiled from `proto/`.
+
+pub(super) mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
+pub(super) mod containers {
+    tonic::include_proto!("containerd.services.containers.v1");
+}
+
+pub(super) mod events {
+    tonic::include_proto!("containerd.services.events.v1");
+}
