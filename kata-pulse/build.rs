@@ -1,9 +1,16 @@
-//! What the compiler needs besides the sources: the build's names, and the messages of the container runtimes.
+//! What the compiler needs besides the sources: the build's names, the eBPF objects, and the messages of the container
+//! runtimes.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::Command;
 
+#[path = "build/ebpf.rs"]
+mod ebpf;
+
 fn main() -> Result<(), Box<dyn Error>> {
+    let embedded = ebpf::embed_ebpf(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")));
+    println!("cargo::rustc-env=KATA_PULSE_EBPF_EMBEDDED={}", if embedded { "embedded" } else { "absent" });
     name_the_build();
     compile_protos()
 }
@@ -18,12 +25,11 @@ fn name_the_build() {
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
         .unwrap_or_default();
     println!("cargo::rustc-env=KATA_PULSE_REVISION={revision}");
-    println!("cargo::rustc-env=KATA_PULSE_EBPF_EMBEDDED=absent");
     println!("cargo::rerun-if-changed=../.git/HEAD");
     println!("cargo::rerun-if-changed=build.rs");
 }
 
-/// In pure Rust: no protoc on anybody's machine. Servers are only made for tests, which play the runtime.
+/// In pure Rust: no protoc on anybody's machine.
 fn compile_protos() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let files = ["proto/cri.proto", "proto/containers.proto", "proto/events.proto"];

@@ -40,7 +40,7 @@ impl Host {
         let registry = Registry::default();
         let counters = DiscoveryCounters::default();
         let (sender, mut batches) = mpsc::channel::<Batch>(64);
-        tokio::spawn(discover::run(paths, counters.clone(), sender));
+        tokio::spawn(discover::run(paths, None, counters.clone(), sender));
         let applying = registry.clone();
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {

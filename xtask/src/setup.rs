@@ -1,5 +1,75 @@
-//! Placeholder: the branch `ebpf` brings this command.
+//! Installs what is missing on this machine, from Debian's packages and crates.io; where it may not install, names
+//! the exact command. Running it again costs a second.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::build_ebpf;
+use crate::steps::{self, cargo};
+
+/// A Debian package and a file that shows that it is there.
+const PACKAGES: &[(&str, &str)] = &[
+    ("rustc-web", build_ebpf::SYSTEM_RUSTC),
+    ("cargo-web", "/usr/bin/cargo"),
+    ("rust-web-src", "/usr/share/doc/rust-web-src"),
+    ("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
+    ("libpolly-22-dev", "/usr/share/doc/libpolly-22-dev"),
+    ("zlib1g-dev", "/usr/include/zlib.h"),
+    ("libzstd-dev", "/usr/include/zstd.h"),
+    ("libxml2-dev", "/usr/include/libxml2"),
+    ("gcc", "/usr/bin/gcc"),
+    ("prometheus", "/usr/bin/promtool"),
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+    ("busybox-static", "/usr/share/doc/busybox-static"),
+    ("cpio", "/usr/bin/cpio"),
+    ("containerd", "/usr/bin/containerd"),
+    ("runc", "/usr/sbin/runc"),
+];
+
+/// Its LLVM must be that of the compiler of the programs: both 22.
+const BPF_LINKER_VERSION: &str = "0.13.0";
 
 pub fn run() -> anyhow::Result<()> {
-    anyhow::bail!("setup is not part of this branch")
+    install_packages()?;
+    install_bpf_linker()?;
+    println!("setup: everything is there");
+    Ok(())
+}
+
+fn install_packages() -> anyhow::Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("apt-get update && apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("these are missing: {}; install them, on Debian 12 as root: {by_hand}", missing.join(", "));
+    }
+    println!("setup: installing {}", missing.join(", "));
+    steps::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
+    steps::run(install.env("DEBIAN_FRONTEND", "noninteractive")).with_context(|| format!("by hand: {by_hand}"))
+}
+
+fn install_bpf_linker() -> anyhow::Result<()> {
+    let installed = Command::new("bpf-linker").arg("--version").stderr(Stdio::null()).output();
+    let version = installed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if version.contains(BPF_LINKER_VERSION) {
+        return Ok(());
+    }
+    println!("setup: installing bpf-linker {BPF_LINKER_VERSION} into Cargo's home, about a minute");
+    let arguments = ["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"];
+    let features = ["--no-default-features", "--features", "llvm-22", "--target-dir", "target/bpf-linker"];
+    steps::run(cargo(&arguments).args(features).env("LLVM_PREFIX", "/usr/lib/llvm-22")).context(
+        "by hand: LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --no-default-features --features llvm-22",
+    )
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("--user").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -12,12 +12,13 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::collect::cri::{self, CriUpdate};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
-use crate::config::Config;
+use crate::config::{Config, EbpfDirectories, EbpfMode};
+use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
@@ -51,7 +52,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
     let (scrapes, scraped) = mpsc::channel(64);
 
-    start_discovery(&tasks, &config, &own, &registry, &store, &readiness);
+    let kernel = start_ebpf(&config, &own).await?;
+    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
     start_collection(&tasks, &config, &own, &registry, &store, scraped);
     start_naming(&tasks, &config, &registry, &store);
     tasks.spawn("readiness", watch_first_collection(registry.subscribe(), store.clone(), readiness.clone()));
@@ -72,6 +74,43 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `None`: eBPF is off or cannot be had; everything works without it, later.
+async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
+    let options = EbpfOptions {
+        mode: match config.ebpf {
+            EbpfMode::Auto => ebpf::Mode::Auto,
+            EbpfMode::Require => ebpf::Mode::Require,
+            EbpfMode::Off => return Ok(None),
+        },
+        directories: match config.ebpf_directories {
+            EbpfDirectories::Auto => ebpf::DirectoryMode::Auto,
+            EbpfDirectories::Syscalls => ebpf::DirectoryMode::Syscalls,
+            EbpfDirectories::Off => ebpf::DirectoryMode::Off,
+        },
+        host_mount_ns: discover::process::read_host_mount_namespace(&config.host),
+        procfs: config.host.procfs.clone(),
+        sysfs: config.host.sysfs.clone(),
+        log: tracing::enabled!(target: "kata_pulse::discover::ebpf", tracing::Level::DEBUG),
+        ..EbpfOptions::default()
+    };
+    let started = tokio::task::spawn_blocking(move || ebpf::start(&options)).await.context("start eBPF")?;
+    match started {
+        Ok(watch) => {
+            for program in watch.programs() {
+                own.ebpf_program(program.name, program.attached, &program.reason);
+            }
+            Ok(Some(watch))
+        }
+        Err(error) if config.ebpf == EbpfMode::Require => {
+            Err(anyhow::Error::from(error).context("eBPF is required by --ebpf require"))
+        }
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
+            Ok(None)
+        }
+    }
+}
+
 async fn wait_for_stop(stop: tokio_util::sync::CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
@@ -89,10 +128,11 @@ fn start_discovery(
     registry: &Registry,
     store: &Store,
     readiness: &Arc<Readiness>,
+    kernel: Option<EbpfWatch>,
 ) {
     let (sender, batches) = mpsc::channel(256);
     let counters = DiscoveryCounters::default();
-    tasks.spawn("discovery", discover::run(config.host.clone(), counters.clone(), sender));
+    tasks.spawn("discovery", discover::run(config.host.clone(), kernel, counters.clone(), sender));
     let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone());
     tasks.spawn("registry", publishing);
 }
@@ -107,7 +147,7 @@ async fn publish(
     readiness: Arc<Readiness>,
 ) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
-    let mut foreign = 0;
+    let (mut foreign, mut lost) = (0, 0);
     loop {
         tokio::select! {
             batch = batches.recv() => {
@@ -125,7 +165,14 @@ async fn publish(
                 let leftovers = registry.leftovers();
                 own.leftovers("directory", leftovers.directories);
                 own.leftovers("socket", leftovers.sockets);
-                own.events_foreign(counters.foreign() - std::mem::replace(&mut foreign, counters.foreign()));
+                let (now_foreign, now_lost) = (counters.foreign(), counters.lost());
+                own.events_foreign(now_foreign.saturating_sub(std::mem::replace(&mut foreign, now_foreign)));
+                own.events_lost(now_lost.saturating_sub(std::mem::replace(&mut lost, now_lost)));
+                for program in counters.runs() {
+                    if let (Some(runs), Some(seconds)) = (program.runs, program.run_seconds) {
+                        own.ebpf_program_totals(program.name, runs, Duration::from_secs_f64(seconds.max(0.0)));
+                    }
+                }
             }
         }
     }

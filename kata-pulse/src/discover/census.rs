@@ -46,6 +46,7 @@ impl Census {
         match membership::decide(facts, &claim, &self.proven) {
             Membership::Belongs(sandbox) => self.join(sandbox, facts, &claim),
             Membership::Unproven => Judgement::Foreign,
+            Membership::NotYet => Judgement::Stranger,
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::census::{Census, Judgement};
+use super::ebpf::{self, KernelEvent, Program};
 use super::inotify::Watcher;
 use super::process::{self, ProcessFacts};
 use super::scan::ScanReport;
@@ -20,6 +21,11 @@ use crate::sandbox::{
 
 /// A creation older than this was missed by everyone and is no measure of how fast we see.
 const STALE: Duration = Duration::from_secs(300);
+
+/// A pidfd waits so long for the event that has the exit code.
+const EXIT_GRACE: Duration = Duration::from_millis(200);
+/// The kernel tells start times to user space in hundredths of a second.
+const NS_PER_TICK: u64 = 10_000_000;
 
 #[derive(Debug)]
 struct Known {
@@ -36,13 +42,22 @@ pub struct Explorer {
     counters: DiscoveryCounters,
     ended: mpsc::Sender<pidfd::Ended>,
     pidfds_work: bool,
+    /// Ends of processes are told by the kernel's programs too, with their exit code.
+    exits_are_told: bool,
+    /// Processes that joined since the last call of [`Explorer::take_joined`].
+    joined: Vec<Pid>,
     events: Vec<DiscoveryEvent>,
     /// A sandbox without a process appeared since the last look at `/proc`.
     wants_processes: bool,
 }
 
 impl Explorer {
-    pub fn new(host: HostPaths, counters: DiscoveryCounters, ended: mpsc::Sender<pidfd::Ended>) -> Self {
+    pub fn new(
+        host: HostPaths,
+        counters: DiscoveryCounters,
+        ended: mpsc::Sender<pidfd::Ended>,
+        exits_are_told: bool,
+    ) -> Self {
         let census = Census::new(process::read_host_mount_namespace(&host));
         Self {
             host,
@@ -51,6 +66,8 @@ impl Explorer {
             counters,
             ended,
             pidfds_work: true,
+            exits_are_told,
+            joined: Vec::new(),
             events: Vec::new(),
             wants_processes: false,
         }
@@ -73,6 +90,41 @@ impl Explorer {
         std::mem::take(&mut self.events)
     }
 
+    /// Processes whose end is worth being told.
+    pub fn take_joined(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.joined)
+    }
+
+    /// An event of the kernel's programs: a hint like all others.
+    pub fn kernel_said(&mut self, event: &KernelEvent) {
+        let at_boot = Some(Duration::from_nanos(event.boot_ns()));
+        match event {
+            // Told by the inode of its base: nobody but the host can have made it. A path's text proves nothing.
+            KernelEvent::DirectoryMade(made) => {
+                self.made(made.base_index as usize, &made.name, EventSource::Ebpf, at_boot, !made.by_path);
+            }
+            KernelEvent::DirectoryRemoved(removed) => {
+                self.removed(removed.base_index as usize, &removed.name, EventSource::Ebpf, at_boot);
+            }
+            KernelEvent::Exec { process, program: Program::Other, .. } => {
+                self.end_process(Pid(process.pid), None, None, EventSource::Ebpf, at_boot);
+            }
+            KernelEvent::Exec { process, .. } | KernelEvent::Fork { process, may_be_thread: false } => {
+                self.look_at_process(Pid(process.pid), EventSource::Ebpf, at_boot);
+            }
+            // A process that is one is found by its exec, or by the scan.
+            KernelEvent::Fork { .. } => {}
+            KernelEvent::Exit { process, status } => {
+                let start_ticks = (process.start_boot_ns > 0).then(|| process.start_boot_ns / NS_PER_TICK);
+                let status = status.map(|status| match status {
+                    ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
+                    ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
+                });
+                self.end_process(Pid(process.pid), start_ticks, status, EventSource::Ebpf, at_boot);
+            }
+        }
+    }
+
     fn keep_watches(&mut self, watcher: &mut Watcher) {
         for at in 0..self.events.len() {
             match &self.events[at].change {
@@ -90,11 +142,12 @@ impl Explorer {
     }
 
     pub fn directory_made(&mut self, base: usize, name: &[u8]) {
-        self.made(base, name, EventSource::Inotify, None);
+        self.made(base, name, EventSource::Inotify, None, true);
     }
 
-    fn made(&mut self, base: usize, name: &[u8], source: EventSource, at_boot: Option<Duration>) {
-        let directory = &self.host.bases[base];
+    /// `certain`: it was there, even if it is not any more.
+    fn made(&mut self, base: usize, name: &[u8], source: EventSource, at_boot: Option<Duration>, certain: bool) {
+        let Some(directory) = self.host.bases.get(base) else { return };
         let Some(id) = directory::sandbox_name(directory, name) else { return };
         match directory::look(directory, id.clone()) {
             Some((appeared, created)) => {
@@ -102,6 +155,7 @@ impl Explorer {
                 self.appear(base, appeared, source, at_boot);
             }
             // Made and removed before we looked: it was there all the same.
+            None if !self.known.contains_key(&id) && !certain => self.counters.count_foreign(1),
             None if !self.known.contains_key(&id) => {
                 let appeared = Appeared {
                     directory: HostPaths::sandbox_directory(directory, &id),
@@ -122,7 +176,7 @@ impl Explorer {
     }
 
     fn removed(&mut self, base: usize, name: &[u8], source: EventSource, at_boot: Option<Duration>) {
-        let directory = &self.host.bases[base];
+        let Some(directory) = self.host.bases.get(base) else { return };
         let Some(id) = directory::sandbox_name(directory, name) else { return };
         if self.known.get(&id).is_none_or(|known| known.base != base) {
             return;
@@ -266,6 +320,7 @@ impl Explorer {
     fn take_judgement(&mut self, judgement: Judgement, source: EventSource, at_boot: Option<Duration>) {
         match judgement {
             Judgement::Joined(id, mut found) => {
+                self.joined.push(found.process.pid);
                 self.watch_end(found.process);
                 if found.process.role == ProcessRole::Shim {
                     found.version = shim_version::read(&self.host, found.process.pid);
@@ -284,7 +339,8 @@ impl Explorer {
         if !self.pidfds_work {
             return;
         }
-        if let Err(error) = pidfd::watch(&self.host, process.pid, process.start_ticks, self.ended.clone()) {
+        let grace = if self.exits_are_told { EXIT_GRACE } else { Duration::ZERO };
+        if let Err(error) = pidfd::watch(&self.host, process.pid, process.start_ticks, grace, self.ended.clone()) {
             debug!(error = &error as &dyn std::error::Error, "pidfds cannot be used, ends are seen by scans");
             self.pidfds_work = error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error());
         }

@@ -35,11 +35,13 @@ pub enum Membership {
     Belongs(SandboxId),
     /// It claims to be Kata's, and nothing supports that.
     Unproven,
+    /// A child of the shim that has not become another program yet.
+    NotYet,
 }
 
 pub fn decide(facts: &ProcessFacts, claim: &Claim, proven: &Proven) -> Membership {
     if is_fork_of_shim(facts, claim, proven) {
-        return Membership::Unproven;
+        return Membership::NotYet;
     }
     by_descent(facts, claim, proven)
         .or_else(|| by_state_file(facts, claim, proven))
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_child_of_the_shim_before_its_exec_is_no_second_shim() {
-        check(&process(5, 10, "/containerd-shim-kata-v2", "-id victim", HOST, 0), Membership::Unproven);
+        check(&process(5, 10, "/containerd-shim-kata-v2", "-id victim", HOST, 0), Membership::NotYet);
     }
 
     #[test]

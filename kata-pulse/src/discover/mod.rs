@@ -9,6 +9,7 @@ mod census;
 mod clock;
 mod descriptor;
 pub mod directory;
+pub mod ebpf;
 mod explorer;
 pub mod hypervisor;
 mod inotify;
@@ -19,19 +20,20 @@ mod scan;
 mod shim_version;
 pub mod state_files;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use clock::boot_now;
 
 use crate::config::HostPaths;
 use crate::sandbox::DiscoveryEvent;
+use ebpf::{EbpfWatch, KernelEvent, RunStats};
 use explorer::Explorer;
 use inotify::{Notice, Watcher};
 use scan::ScanReport;
@@ -41,6 +43,11 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// First scan for processes of a sandbox that has just appeared, when no program tells of their exec; doubled after
 /// each, up to the interval.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// The same when a program does tell: then it is a check.
+const FIRST_LOOK_WITH_EXECS: Duration = Duration::from_secs(1);
+
+/// Between readings of the kernel programs' counters.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What discovery refused or lost, for the agent's own metrics. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
@@ -50,17 +57,31 @@ pub struct DiscoveryCounters(Arc<Counters>);
 struct Counters {
     foreign: AtomicU64,
     overflows: AtomicU64,
+    lost: AtomicU64,
+    rejected: AtomicU64,
+    runs: Mutex<Vec<RunStats>>,
 }
 
 impl DiscoveryCounters {
     /// Hints that turned out to be forged or not Kata's.
     pub fn foreign(&self) -> u64 {
-        self.0.foreign.load(Ordering::Relaxed)
+        self.0.foreign.load(Ordering::Relaxed) + self.0.rejected.load(Ordering::Relaxed)
     }
 
-    /// Times the kernel dropped inotify notices.
-    pub fn overflows(&self) -> u64 {
-        self.0.overflows.load(Ordering::Relaxed)
+    /// Events that the kernel did not deliver: full rings, and overflows of inotify, each counted once.
+    pub fn lost(&self) -> u64 {
+        self.0.overflows.load(Ordering::Relaxed) + self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// How often the eBPF programs ran, as far as the kernel counts.
+    pub fn runs(&self) -> Vec<RunStats> {
+        self.0.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_kernel(&self, counts: &ebpf::Counters, runs: Vec<RunStats>) {
+        self.0.lost.store(counts.lost, Ordering::Relaxed);
+        self.0.rejected.store(counts.rejected_foreign + counts.foreign_lost, Ordering::Relaxed);
+        *self.0.runs.lock().unwrap_or_else(PoisonError::into_inner) = runs;
     }
 
     fn count_foreign(&self, count: u64) {
@@ -79,8 +100,8 @@ pub struct Batch {
     pub first_scan: bool,
 }
 
-/// Runs until the receiver of `out` is gone.
-pub async fn run(host: HostPaths, counters: DiscoveryCounters, out: mpsc::Sender<Batch>) {
+/// Runs until the receiver of `out` is gone. `kernel`: the eBPF programs, where there are any.
+pub async fn run(host: HostPaths, kernel: Option<EbpfWatch>, counters: DiscoveryCounters, out: mpsc::Sender<Batch>) {
     let watcher = match Watcher::new(host.bases.iter().map(|base| base.path.clone())) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
@@ -92,28 +113,52 @@ pub async fn run(host: HostPaths, counters: DiscoveryCounters, out: mpsc::Sender
         }
     };
     let (ended_sender, ended) = mpsc::channel(1024);
-    let explorer = Explorer::new(host.clone(), counters, ended_sender);
-    Loop { host, watcher, ended, explorer, out, scan: None, next_scan: Instant::now(), pace: FIRST_LOOK, scans: 0 }
-        .run()
-        .await;
+    let sees = |feature| kernel.as_ref().is_some_and(|kernel| kernel.sees(feature));
+    let first_look = if sees("exec") { FIRST_LOOK_WITH_EXECS } else { FIRST_LOOK };
+    let explorer = Explorer::new(host.clone(), counters, ended_sender, sees("exit"));
+    Loop {
+        watched: vec![None; host.bases.len()],
+        host,
+        watcher,
+        kernel,
+        ended,
+        explorer,
+        out,
+        scan: None,
+        next_scan: Instant::now(),
+        first_look,
+        pace: first_look,
+        scans: 0,
+        lost: 0,
+        reported: Instant::now(),
+    }
+    .run()
+    .await;
 }
 
 struct Loop {
     host: HostPaths,
     watcher: Option<Watcher>,
+    kernel: Option<EbpfWatch>,
+    /// Device and inode of the bases that the kernel's programs watch.
+    watched: Vec<Option<(u64, u64)>>,
     ended: mpsc::Receiver<pidfd::Ended>,
     explorer: Explorer,
     out: mpsc::Sender<Batch>,
     scan: Option<JoinHandle<ScanReport>>,
     next_scan: Instant,
+    first_look: Duration,
     pace: Duration,
     scans: u64,
+    /// Kernel events that were lost so far.
+    lost: u64,
+    reported: Instant,
 }
 
 impl Loop {
     async fn run(mut self) {
         self.arm();
-        let mut notices = Vec::new();
+        let (mut notices, mut said) = (Vec::new(), Vec::new());
         loop {
             let mut first_scan = false;
             tokio::select! {
@@ -123,6 +168,14 @@ impl Loop {
                         self.watcher = None;
                     }
                     self.take_notices(&mut notices);
+                }
+                result = kernel_events(self.kernel.as_mut(), &mut said) => {
+                    if let Err(error) = result {
+                        warn!(error = &error as &dyn std::error::Error, "eBPF events ended, going on without");
+                        self.kernel = None;
+                    }
+                    said.drain(..).for_each(|event| self.explorer.kernel_said(&event));
+                    self.report_kernel();
                 }
                 Some((pid, start_ticks)) = self.ended.recv() => self.explorer.process_ended(pid, start_ticks),
                 report = finished(self.scan.as_mut()) => {
@@ -141,6 +194,13 @@ impl Loop {
 
     async fn flush(&mut self, first_scan: bool) -> Result<(), mpsc::error::SendError<Batch>> {
         let events = self.explorer.take_events(self.watcher.as_mut());
+        for pid in self.explorer.take_joined() {
+            if let Some(kernel) = &self.kernel
+                && let Err(error) = kernel.track(pid.0, 0)
+            {
+                debug!(%pid, error = &error as &dyn std::error::Error, "process is not tracked by eBPF");
+            }
+        }
         if events.is_empty() && !first_scan {
             return Ok(());
         }
@@ -156,7 +216,10 @@ impl Loop {
                 Notice::Made { base, name } => self.explorer.directory_made(base, &name),
                 Notice::Removed { base, name } => self.explorer.directory_removed(base, &name),
                 Notice::Files(id) => self.explorer.files_changed(&id),
-                Notice::BaseChanged(base) => self.explorer.base_changed(base),
+                Notice::BaseChanged(base) => {
+                    self.watch_bases_in_kernel();
+                    self.explorer.base_changed(base);
+                }
                 Notice::Overflow => {
                     self.explorer.counters().count_overflow();
                     self.next_scan = Instant::now();
@@ -171,10 +234,34 @@ impl Loop {
                 self.explorer.base_changed(base);
             }
         }
+        self.watch_bases_in_kernel();
+    }
+
+    /// Tells the kernel's programs which directories are the bases now.
+    fn watch_bases_in_kernel(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        for (index, base) in self.host.bases.iter().enumerate() {
+            let key = ebpf::base_key(&base.path).ok();
+            if key == self.watched[index] {
+                continue;
+            }
+            if let Some((device, inode)) = self.watched[index].take() {
+                // What cannot be forgotten is only looked at in vain.
+                let _ = kernel.unwatch_base(device, inode, &base.path);
+            }
+            let Some((device, inode)) = key else { continue };
+            match kernel.watch_base(index as u32, device, inode, &base.path) {
+                Ok(()) => self.watched[index] = key,
+                Err(error) => {
+                    warn!(directory = %base.path.display(), error = &error as &dyn std::error::Error, "eBPF cannot watch a base directory");
+                }
+            }
+        }
     }
 
     fn start_scan(&mut self) {
         self.arm();
+        self.report_kernel();
         let host = self.host.clone();
         self.scan = Some(tokio::task::spawn_blocking(move || scan::walk(&host)));
     }
@@ -186,10 +273,29 @@ impl Loop {
         self.next_scan = Instant::now() + self.pace;
     }
 
+    /// Lost events are a reason for a scan at once.
+    fn report_kernel(&mut self) {
+        let Some(kernel) = self.kernel.as_ref().filter(|_| self.reported.elapsed() >= REPORT_INTERVAL) else { return };
+        self.reported = Instant::now();
+        let counts = kernel.counters();
+        self.explorer.counters().set_kernel(&counts, kernel.run_stats());
+        if counts.lost > self.lost {
+            self.lost = counts.lost;
+            self.next_scan = Instant::now();
+        }
+    }
+
     /// Something new appeared: its processes are looked for soon, and then ever less often.
     fn look_soon(&mut self) {
-        self.pace = FIRST_LOOK;
-        self.next_scan = self.next_scan.min(Instant::now() + FIRST_LOOK);
+        self.pace = self.first_look;
+        self.next_scan = self.next_scan.min(Instant::now() + self.first_look);
+    }
+}
+
+async fn kernel_events(kernel: Option<&mut EbpfWatch>, out: &mut Vec<KernelEvent>) -> std::io::Result<()> {
+    match kernel {
+        Some(kernel) => kernel.next_batch(out).await,
+        None => std::future::pending().await,
     }
 }
 

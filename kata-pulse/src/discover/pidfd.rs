@@ -3,6 +3,7 @@
 //! It cannot tell the exit code of somebody else's child; the eBPF programs can.
 
 use std::io;
+use std::time::Duration;
 
 use rustix::process::{Pid as RawPid, PidfdFlags, pidfd_open};
 use tokio::sync::mpsc;
@@ -16,8 +17,14 @@ use super::process::read_stat;
 /// A process ended: pid and start time.
 pub type Ended = (Pid, u64);
 
-/// Reports the end of `pid` to `ended`. An error means that pidfds cannot be had; the scan sees the end then.
-pub fn watch(host: &HostPaths, pid: Pid, start_ticks: u64, ended: mpsc::Sender<Ended>) -> io::Result<()> {
+/// Reports the end of `pid` to `ended`, `grace` after it: somebody else may tell it with its exit code. An error means that pidfds cannot be had; the scan sees the end then.
+pub fn watch(
+    host: &HostPaths,
+    pid: Pid,
+    start_ticks: u64,
+    grace: Duration,
+    ended: mpsc::Sender<Ended>,
+) -> io::Result<()> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let raw = RawPid::from_raw(i32::try_from(pid.0).map_err(|_| invalid())?).ok_or_else(invalid)?;
     let pidfd = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
@@ -34,6 +41,7 @@ pub fn watch(host: &HostPaths, pid: Pid, start_ticks: u64, ended: mpsc::Sender<E
                 _ = pidfd.readable() => {}
                 () = ended.closed() => return,
             }
+            tokio::time::sleep(grace).await;
         }
         // The receiver is gone only when the agent stops.
         let _ = ended.send((pid, start_ticks)).await;
@@ -52,7 +60,7 @@ mod tests {
         let host = HostPaths::default();
         let (_, start) = read_stat(&host, pid).unwrap();
         let (sender, mut receiver) = mpsc::channel(1);
-        watch(&host, pid, start, sender).unwrap();
+        watch(&host, pid, start, Duration::ZERO, sender).unwrap();
         assert!(receiver.try_recv().is_err());
         child.kill().unwrap();
         assert_eq!(receiver.recv().await, Some((pid, start)));
@@ -64,7 +72,7 @@ mod tests {
         let host = HostPaths::default();
         let me = Pid(std::process::id());
         let (sender, mut receiver) = mpsc::channel(1);
-        watch(&host, me, 1, sender).unwrap();
+        watch(&host, me, 1, Duration::ZERO, sender).unwrap();
         assert_eq!(receiver.recv().await, Some((me, 1)));
     }
 }

@@ -1,0 +1,145 @@
+//! exec, fork and exit under a hypervisor's name.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
+
+use anyhow::{Context, ensure};
+use kata_pulse_probe::ebpf::{EbpfWatch, ExitStatus, KernelEvent, Origin, Program};
+
+use crate::{
+    child::FLAG,
+    report::{Report, arrivals},
+};
+
+pub async fn check(watch: &mut EbpfWatch, place: &Path, no_btf: bool, report: &mut Report) {
+    let vmm = match install(place) {
+        Ok(vmm) => vmm,
+        Err(error) => return report.check("install a file named qemu-system-x86_64", Err(error)),
+    };
+    let result = code_and_argv(watch, &vmm, no_btf).await;
+    report.check("exec with argv, exit with code", result);
+    report.check("exit by signal", signal(watch, &vmm, no_btf).await);
+    report.check("threads that end are no process that ends", threads(watch, &vmm).await);
+    report.check("a process that a tracked one forks", forked(watch, &vmm).await);
+    report.check("a process tracked by its pid", tracked(watch).await);
+    report.check("other programs are not reported", unrelated(watch, place).await);
+    if no_btf {
+        report.skip("exec forged in another mount namespace", "without BTF only pid namespaces are told apart");
+    } else {
+        report.check("exec forged in another mount namespace", forged(watch, &vmm).await);
+    }
+}
+
+fn install(place: &Path) -> anyhow::Result<PathBuf> {
+    let vmm = place.join("qemu-system-x86_64");
+    std::fs::copy(std::env::current_exe()?, &vmm)?;
+    Ok(vmm)
+}
+
+fn spawn(vmm: &Path, id: &str, words: &[&str]) -> anyhow::Result<Child> {
+    let mut command = Command::new(vmm);
+    command.args(["-name", id, FLAG]).args(words);
+    command.spawn().context("start the child")
+}
+
+async fn run(watch: &mut EbpfWatch, vmm: &Path, id: &str, words: &[&str]) -> anyhow::Result<(u32, Vec<KernelEvent>)> {
+    let mut child = spawn(vmm, id, words)?;
+    let pid = child.id();
+    child.wait()?;
+    Ok((pid, arrivals(watch).await))
+}
+
+fn exits(events: &[KernelEvent], pid: u32) -> Vec<Option<ExitStatus>> {
+    let of = events.iter().filter_map(|event| match event {
+        KernelEvent::Exit { process, status } if process.pid == pid => Some(*status),
+        _ => None,
+    });
+    of.collect()
+}
+
+async fn code_and_argv(watch: &mut EbpfWatch, vmm: &Path, no_btf: bool) -> anyhow::Result<()> {
+    let (pid, events) = run(watch, vmm, "sandbox-abc,debug-threads=on", &["exit", "3"]).await?;
+    let exec = events.iter().find_map(|event| match event {
+        KernelEvent::Exec { process, program, file, argv } if process.pid == pid => {
+            Some((process, program, file, argv))
+        }
+        _ => None,
+    });
+    let (process, program, file, argv) = exec.with_context(|| format!("no exec event in {events:?}"))?;
+    ensure!(*program == Program::Hypervisor && process.comm == b"qemu-system-x86", "{process:?} {program:?}");
+    ensure!(Path::new(std::str::from_utf8(file)?) == vmm, "file is {:?}", String::from_utf8_lossy(file));
+    ensure!(process.origin == Origin::Host && process.boot_ns > 0, "{process:?}");
+    if !no_btf {
+        ensure!(argv.get(2).is_some_and(|id| id == b"sandbox-abc,debug-threads=on"), "argv is {argv:?}");
+        ensure!(process.parent == std::process::id() && process.start_boot_ns > 0, "{process:?}");
+    }
+    let expected = if no_btf { None } else { Some(ExitStatus::Code(3)) };
+    ensure!(exits(&events, pid) == [expected], "{:?}", exits(&events, pid));
+    Ok(())
+}
+
+async fn signal(watch: &mut EbpfWatch, vmm: &Path, no_btf: bool) -> anyhow::Result<()> {
+    let mut child = spawn(vmm, "sandbox-abc", &["hang"])?;
+    let before = arrivals(watch).await;
+    ensure!(exits(&before, child.id()).is_empty(), "it ended: {before:?}");
+    child.kill()?;
+    child.wait()?;
+    let events = arrivals(watch).await;
+    let expected = if no_btf { None } else { Some(ExitStatus::Signal(9)) };
+    ensure!(exits(&events, child.id()) == [expected], "{events:?}");
+    Ok(())
+}
+
+async fn threads(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
+    let (pid, events) = run(watch, vmm, "sandbox-abc", &["threads", "0"]).await?;
+    ensure!(exits(&events, pid).len() == 1, "{events:?}");
+    let forks = events.iter().filter(|event| matches!(event, KernelEvent::Fork { may_be_thread: false, .. }));
+    ensure!(forks.count() == 0, "threads reported as processes: {events:?}");
+    Ok(())
+}
+
+async fn forked(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
+    let (pid, events) = run(watch, vmm, "sandbox-abc", &["fork", "4"]).await?;
+    let child = events.iter().find_map(|event| match event {
+        KernelEvent::Fork { process, .. } if process.parent == pid => Some(process.pid),
+        _ => None,
+    });
+    let child = child.with_context(|| format!("no fork event in {events:?}"))?;
+    ensure!(exits(&events, child).len() == 1 && exits(&events, pid).len() == 1, "{events:?}");
+    Ok(())
+}
+
+/// As the agent does with what it finds in /proc.
+async fn tracked(watch: &mut EbpfWatch) -> anyhow::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let mut child = command.args([FLAG, "hang"]).spawn()?;
+    arrivals(watch).await;
+    watch.track(child.id(), 0)?;
+    child.kill()?;
+    child.wait()?;
+    let events = arrivals(watch).await;
+    ensure!(exits(&events, child.id()).len() == 1, "{events:?}");
+    Ok(())
+}
+
+async fn unrelated(watch: &mut EbpfWatch, place: &Path) -> anyhow::Result<()> {
+    let other = place.join("other");
+    std::fs::copy(std::env::current_exe()?, &other)?;
+    let (pid, events) = run(watch, &other, "sandbox-abc", &["exit", "0"]).await?;
+    let seen = events.iter().any(|event| matches!(event, KernelEvent::Exec { process, .. } if process.pid == pid));
+    ensure!(!seen && exits(&events, pid).is_empty(), "{events:?}");
+    Ok(())
+}
+
+async fn forged(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
+    let file = vmm.to_str().context("the path is text")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    let status = command.args([FLAG, "forge-exec", file, "sandbox-victim"]).status()?;
+    ensure!(status.success(), "the forger failed: {status}");
+    let events = arrivals(watch).await;
+    let origins: Vec<Origin> = events.iter().map(KernelEvent::origin).collect();
+    ensure!(origins == [Origin::Foreign], "{events:?}");
+    Ok(())
+}
