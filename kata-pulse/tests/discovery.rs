@@ -1,4 +1,5 @@
 //! Discovery and registry together, on real directories and real processes, without eBPF.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -115,7 +115,7 @@ impl Explorer {
             // A process that is one is found by its exec, or by the scan.
             KernelEvent::Fork { .. } => {}
             KernelEvent::Exit { process, status } => {
-                let start_ticks = (process.start_boot_ns > 0).then(|| process.start_boot_ns / NS_PER_TICK);
+                let start_ticks = (process.start_boot_ns > 0).then_some(process.start_boot_ns / NS_PER_TICK);
                 let status = status.map(|status| match status {
                     ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
                     ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),

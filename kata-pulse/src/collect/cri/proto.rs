@@ -1,4 +1,5 @@
 //! The messages that `build.rs` compiled from `proto/`.
+#![expect(clippy::allow_attributes_without_reason, reason = "generated")]
 
 pub(super) mod cri {
     tonic::include_proto!("runtime.v1");

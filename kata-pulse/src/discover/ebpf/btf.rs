@@ -189,7 +189,7 @@ impl<'a> Btf<'a> {
                 owner = self.resolve(member)?;
             }
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// Bit offset and type of a member. Damaged BTF may nest a struct in itself: `budget` members are read.
