@@ -1,7 +1,7 @@
 //! Types and constants both sides of the kernel share: plain integers, no dependency.
 //!
 //! The programs of `kata-pulse-ebpf` fill these records field by field in a ring buffer; the agent reads
-//! them back with [`decode`], the one function here that is not a constant.
+//! them back with [`decode()`], the one function here that is not a constant.
 #![cfg_attr(not(test), no_std)]
 
 mod decode;

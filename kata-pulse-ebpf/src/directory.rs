@@ -20,9 +20,9 @@ use kata_pulse_common::{
 
 use crate::{
     maps::{
-        BASE_PATHS, BASES, EVENTS, FOREIGN, O_DENTRY_INODE, O_DENTRY_NAME, O_DENTRY_NAME_LEN,
-        O_FDT_FD, O_FILE_INODE, O_FILES_FDT, O_FS_PWD_DENTRY, O_INODE_INO, O_INODE_SB, O_SB_DEV,
-        O_TASK_FILES, O_TASK_FS, PENDING, Pending, count,
+        BASE_PATHS, BASES, EVENTS, FOREIGN, O_DENTRY_INODE, O_DENTRY_NAME, O_DENTRY_NAME_LEN, O_FDT_FD, O_FILE_INODE,
+        O_FILES_FDT, O_FS_PWD_DENTRY, O_INODE_INO, O_INODE_SB, O_SB_DEV, O_TASK_FILES, O_TASK_FS, PENDING, Pending,
+        count,
     },
     process::now,
     task::{self, field},
@@ -96,9 +96,8 @@ fn inode_of(descriptor: i32) -> Option<u64> {
     let array: u64 = field(table, &O_FDT_FD)?;
     let mut file = 0u64;
     // SAFETY: eight bytes into a u64; the helper checks the source.
-    let result = unsafe {
-        bpf_probe_read_kernel((&raw mut file).cast(), 8, (array + descriptor as u64 * 8) as *const _)
-    };
+    let result =
+        unsafe { bpf_probe_read_kernel((&raw mut file).cast(), 8, (array + descriptor as u64 * 8) as *const _) };
     if result != 0 {
         return None;
     }
@@ -108,7 +107,11 @@ fn inode_of(descriptor: i32) -> Option<u64> {
 /// A path that a system call was given, as far as it concerns us.
 enum Place {
     /// Base, where its name is in user memory, and whether only the text says so.
-    Ours { base: u32, name: u64, by_path: bool },
+    Ours {
+        base: u32,
+        name: u64,
+        by_path: bool,
+    },
     Elsewhere,
     /// The page is not mapped in yet: look again when the call returns.
     Unreadable,
@@ -132,18 +135,13 @@ fn place(descriptor: i32, path: u64) -> Place {
     let mut key = Key::new(8 * PATH_KEY_BYTES as u32, [0u8; PATH_KEY_BYTES]);
     let relative = path + slashes;
     // SAFETY: as above; what follows the NUL stays zero.
-    let read = unsafe {
-        bpf_probe_read_user_str((&raw mut key.data).cast(), PATH_KEY_BYTES as u32, relative as *const _)
-    };
+    let read =
+        unsafe { bpf_probe_read_user_str((&raw mut key.data).cast(), PATH_KEY_BYTES as u32, relative as *const _) };
     if read < 0 {
         return Place::Unreadable;
     }
     match BASE_PATHS.get(&key) {
-        Some(known) => Place::Ours {
-            base: known.base,
-            name: relative + u64::from(known.prefix_len),
-            by_path: true,
-        },
+        Some(known) => Place::Ours { base: known.base, name: relative + u64::from(known.prefix_len), by_path: true },
         None => Place::Elsewhere,
     }
 }
@@ -205,15 +203,7 @@ fn send<C: EbpfContext>(ctx: &C, kind: u32, base: u32, name: Name, flags: u32) -
 }
 
 #[inline(always)]
-fn fill(
-    ring: &RingBuf,
-    kind: u32,
-    base: u32,
-    name: Name,
-    flags: u32,
-    sent: u32,
-    lost: u32,
-) -> Option<()> {
+fn fill(ring: &RingBuf, kind: u32, base: u32, name: Name, flags: u32, sent: u32, lost: u32) -> Option<()> {
     let Some(mut entry) = ring.reserve::<DirectoryEvent>(0) else {
         count(lost);
         return None;
@@ -254,8 +244,7 @@ unsafe fn copy_name(name: Name, to: *mut [u8; NAME_BYTES]) -> u32 {
         }
         Name::User(from) => {
             // SAFETY: the size passed is the buffer's.
-            let read =
-                unsafe { bpf_probe_read_user_str(to.cast(), NAME_BYTES as u32, from as *const _) };
+            let read = unsafe { bpf_probe_read_user_str(to.cast(), NAME_BYTES as u32, from as *const _) };
             if read > 0 { read as u32 - 1 } else { 0 }
         }
     }

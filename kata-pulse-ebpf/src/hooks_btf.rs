@@ -12,8 +12,8 @@ use kata_pulse_common::{KIND_MKDIR, KIND_RMDIR};
 use crate::{
     directory,
     maps::{
-        MKDIR_ARGS, MKDIR_DIR_ARG, MKDIR_RETURNS_DENTRY, O_BPRM_FILENAME, O_TASK_PID, O_TASK_TGID,
-        RMDIR_ARGS, RMDIR_DIR_ARG, known,
+        MKDIR_ARGS, MKDIR_DIR_ARG, MKDIR_RETURNS_DENTRY, O_BPRM_FILENAME, O_TASK_PID, O_TASK_TGID, RMDIR_ARGS,
+        RMDIR_DIR_ARG, known,
     },
     process,
     task::{self, field},

@@ -10,9 +10,9 @@ use kata_pulse_common::{KIND_MKDIR, KIND_RMDIR};
 use crate::{
     directory,
     maps::{
-        MKDIR_DIR_ARG, MKDIR_RETURNS_DENTRY, O_EXEC_FILENAME, O_EXIT_GROUP_DEAD, O_FORK_CHILD,
-        O_MKDIR_PATH, O_MKDIRAT_FD, O_MKDIRAT_PATH, O_RMDIR_PATH, O_SYSCALL_RET, O_UNLINKAT_FD,
-        O_UNLINKAT_FLAG, O_UNLINKAT_PATH, RMDIR_DIR_ARG, known,
+        MKDIR_DIR_ARG, MKDIR_RETURNS_DENTRY, O_EXEC_FILENAME, O_EXIT_GROUP_DEAD, O_FORK_CHILD, O_MKDIR_PATH,
+        O_MKDIRAT_FD, O_MKDIRAT_PATH, O_RMDIR_PATH, O_SYSCALL_RET, O_UNLINKAT_FD, O_UNLINKAT_FLAG, O_UNLINKAT_PATH,
+        RMDIR_DIR_ARG, known,
     },
     process, task,
 };
@@ -54,13 +54,24 @@ pub fn exit_plain(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// An argument of the probed function, by a position that only the running kernel tells. All are loaded first, and
+/// kept where the compiler must not merge the loads: a load from a computed place of the context is refused by
+/// older kernels.
 #[inline(always)]
 fn argument(ctx: &ProbeContext, index: u32) -> Option<u64> {
-    match index {
-        0 => ctx.arg(0),
-        1 => ctx.arg(1),
-        2 => ctx.arg(2),
-        _ => None,
+    let mut kept = [0_u64; 3];
+    let values: [u64; 3] = [ctx.arg(0)?, ctx.arg(1)?, ctx.arg(2)?];
+    // SAFETY: both are local arrays of the same length, in bounds by the constant indices.
+    unsafe {
+        core::ptr::write_volatile(&mut kept[0], values[0]);
+        core::ptr::write_volatile(&mut kept[1], values[1]);
+        core::ptr::write_volatile(&mut kept[2], values[2]);
+        match index {
+            0 => Some(core::ptr::read_volatile(&kept[0])),
+            1 => Some(core::ptr::read_volatile(&kept[1])),
+            2 => Some(core::ptr::read_volatile(&kept[2])),
+            _ => None,
+        }
     }
 }
 
@@ -117,12 +128,7 @@ pub fn rmdir_kretprobe(ctx: RetProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn begins(
-    ctx: &TracePointContext,
-    kind: u32,
-    descriptor: Option<&Global<u32>>,
-    path: &Global<u32>,
-) -> Option<()> {
+fn begins(ctx: &TracePointContext, kind: u32, descriptor: Option<&Global<u32>>, path: &Global<u32>) -> Option<()> {
     let descriptor = match descriptor {
         Some(offset) => read::<u64>(ctx, offset)? as i32,
         None => AT_FDCWD,

@@ -8,9 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
-use kata_pulse_common::{
-    BaseKey, BasePath, COMM_BYTES, COUNTERS as COUNTER_SLOTS, NONE, PATH_KEY_BYTES,
-};
+use kata_pulse_common::{BaseKey, BasePath, COMM_BYTES, COUNTERS as COUNTER_SLOTS, NONE, PATH_KEY_BYTES};
 
 /// Events whose origin is the host.
 #[map]

@@ -12,9 +12,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use kata_pulse_common::{
-    COMM_BYTES, COUNT_EMITTED, COUNT_FAULTS, COUNT_FOREIGN_EMITTED, COUNT_FOREIGN_LOST, COUNT_LOST,
-    COUNT_MAP_FULL, ExecEvent, FILE_BYTES, FLAG_EXIT_CODE, FLAG_HOST, FLAG_MAYBE_THREAD, KIND_EXEC,
-    KIND_EXIT, KIND_FORK, PROGRAM_OTHER, ProcessEvent,
+    COMM_BYTES, COUNT_EMITTED, COUNT_FAULTS, COUNT_FOREIGN_EMITTED, COUNT_FOREIGN_LOST, COUNT_LOST, COUNT_MAP_FULL,
+    ExecEvent, FILE_BYTES, FLAG_EXIT_CODE, FLAG_HOST, FLAG_MAYBE_THREAD, KIND_EXEC, KIND_EXIT, KIND_FORK,
+    PROGRAM_OTHER, ProcessEvent,
 };
 
 use crate::{
@@ -48,10 +48,7 @@ fn track(tgid: u32, start: u64) {
 pub fn exec<C: EbpfContext>(ctx: &C, file: impl FnOnce() -> FileName) -> Option<()> {
     let comm = bpf_get_current_comm().ok()?;
     let (tgid, _) = ids();
-    let program = NAMES
-        .get(Key::new(8 * COMM_BYTES as u32, comm))
-        .copied()
-        .unwrap_or(PROGRAM_OTHER);
+    let program = NAMES.get(Key::new(8 * COMM_BYTES as u32, comm)).copied().unwrap_or(PROGRAM_OTHER);
     let tracked = is_tracked(tgid);
     if program == PROGRAM_OTHER && !tracked {
         return None;

@@ -11,9 +11,9 @@ use aya_ebpf::{
 use kata_pulse_common::{FLAG_HOST, FLAG_UNKNOWN_ORIGIN};
 
 use crate::maps::{
-    HOST_MNTNS, HOST_PIDNS_DEV, HOST_PIDNS_INO, O_MM_ARG_END, O_MM_ARG_START, O_MNTNS_INUM,
-    O_NSPROXY_MNT, O_TASK_EXIT_CODE, O_TASK_LEADER, O_TASK_MM, O_TASK_NSPROXY, O_TASK_PARENT,
-    O_TASK_SIGNAL, O_TASK_START, O_TASK_TGID, O_SIGNAL_LIVE, known,
+    HOST_MNTNS, HOST_PIDNS_DEV, HOST_PIDNS_INO, O_MM_ARG_END, O_MM_ARG_START, O_MNTNS_INUM, O_NSPROXY_MNT,
+    O_SIGNAL_LIVE, O_TASK_EXIT_CODE, O_TASK_LEADER, O_TASK_MM, O_TASK_NSPROXY, O_TASK_PARENT, O_TASK_SIGNAL,
+    O_TASK_START, O_TASK_TGID, known,
 };
 
 /// The `T` at `base + offset` in kernel memory. `None`: no such offset on this kernel, or a fault.
@@ -61,17 +61,13 @@ pub fn origin(mount_ns: u32) -> u32 {
 
 #[inline(always)]
 pub fn parent(task: u64) -> u32 {
-    field(task, &O_TASK_PARENT)
-        .and_then(|parent: u64| field(parent, &O_TASK_TGID))
-        .unwrap_or(0)
+    field(task, &O_TASK_PARENT).and_then(|parent: u64| field(parent, &O_TASK_TGID)).unwrap_or(0)
 }
 
 /// Start of the task's process since boot, 0 if unknown.
 #[inline(always)]
 pub fn start(task: u64) -> u64 {
-    field(task, &O_TASK_LEADER)
-        .and_then(|leader: u64| field(leader, &O_TASK_START))
-        .unwrap_or(0)
+    field(task, &O_TASK_LEADER).and_then(|leader: u64| field(leader, &O_TASK_START)).unwrap_or(0)
 }
 
 /// The leader's code: what the parent's wait(2) will see, whichever thread was the last.

@@ -1,7 +1,7 @@
 //! The table: executable and command line → role, VMM and the sandbox that the process *claims* to serve.
 //!
 //! In: what `/proc` says of one process. Out: a [`Claim`], which proves nothing: `membership` decides.
-//! A new hypervisor is one row in [`TABLE`].
+//! A new hypervisor is one row in `TABLE`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,7 +1,7 @@
 //! Who exists now?
 //!
 //! In: batches of discovery, names from the container runtime, what the shims' sockets answered. Out: an immutable
-//! [`Snapshot`] of all sandboxes, published anew at each change. No IO. What a sandbox's state is, [`record`] decides.
+//! [`Snapshot`] of all sandboxes, published anew at each change. No IO. What a sandbox's state is, `record` decides.
 
 mod record;
 

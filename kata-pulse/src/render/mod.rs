@@ -1,4 +1,4 @@
-//! Models → one exposition. The table in [`families`] says what there is; [`text`] knows the two formats.
+//! Models → one exposition. The table in [`families`] says what there is; `text` knows the two formats.
 //!
 //! Costs memory of the page's size and no IO. A family without a sample does not appear.
 

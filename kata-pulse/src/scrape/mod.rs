@@ -1,6 +1,6 @@
 //! Store and registry → a page, rendered once per change and shared by concurrent scrapes. Touches no sandbox.
 //!
-//! The agent's own metrics change with every scrape; that alone makes no new page before [`OWN_AGE`] has passed.
+//! The agent's own metrics change with every scrape; that alone makes no new page before `OWN_AGE` has passed.
 
 pub(crate) mod query;
 

@@ -1,5 +1,5 @@
 //! The agent's own process, read from `/proc/self` in the background: a scrape reads memory only.
-//! Cost: four small files every [`INTERVAL`].
+//! Cost: four small files every `INTERVAL`.
 
 use std::time::Duration;
 

@@ -67,7 +67,7 @@ async fn check(rung: &Rung, report: &mut Report) -> anyhow::Result<()> {
     let place = scratch()?;
     processes::check(&mut watch, &place, rung.hide.btf, report).await;
     match directory_rung(&watch, rung.hook) {
-        Ok(()) => directories::check(&mut watch, &place, rung.hook == "tracepoint/", report).await,
+        Ok(()) => directories::check(&mut watch, &place, rung.hook == "tracepoint/", rung.hide.btf, report).await,
         Err(reason) => report.skip("directories", &reason),
     }
     let lost = watch.counters();

@@ -207,7 +207,12 @@ fn check(mode: Mode, programs: &[ProgramStatus]) -> Result<(), EbpfError> {
 }
 
 fn host_namespaces(options: &EbpfOptions) -> HostNamespaces {
-    let of = |name: &str| fs::metadata(options.procfs.join("1/ns").join(name)).ok();
+    // Process 1 may not let itself be looked at; kthreadd, which the kernel itself started, is where it began.
+    let of = |name: &str| {
+        let in_process = |pid: &str| fs::metadata(options.procfs.join(pid).join("ns").join(name)).ok();
+        let is_kthreadd = || fs::read(options.procfs.join("2/comm")).is_ok_and(|comm| comm == b"kthreadd\n");
+        in_process("1").or_else(|| in_process("2").filter(|_| is_kthreadd()))
+    };
     let mount = options.host_mount_ns.or_else(|| of("mnt").map(|found| found.ino()));
     HostNamespaces {
         mount_inode: mount.and_then(|inode| u32::try_from(inode).ok()),
