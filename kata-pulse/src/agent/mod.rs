@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -37,7 +37,8 @@ const STOP_PATIENCE: Duration = Duration::from_millis(800);
 
 /// Runs until a signal to stop comes, or a task panics.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    // First, so that a port that is taken ends the agent before it has done anything.
+    let signals = Signals::listen()?;
+    // Before anything else, so that a port that is taken ends the agent before it has done anything.
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen on {}; choose another address with --listen-address", config.listen))?;
@@ -67,7 +68,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let serving = serve::serve(listener, router, own, serve::Limits::default(), tasks.stopping());
     let stop = tasks.stopping();
     tasks.spawn_until_done("http", serving);
-    wait_for_stop(stop).await?;
+    wait_for_stop(signals, stop).await?;
     readiness.stopping.store(true, Ordering::Relaxed);
     tasks.stop(STOP_PATIENCE).await;
     info!("kata-pulse stopped");
@@ -111,12 +112,24 @@ async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWat
     }
 }
 
-async fn wait_for_stop(stop: tokio_util::sync::CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+/// SIGTERM and SIGINT, from the moment this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+}
+
+async fn wait_for_stop(mut signals: Signals, stop: tokio_util::sync::CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = signals.terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
         () = stop.cancelled() => anyhow::bail!("a part of the agent failed, see the log"),
     }
 }

@@ -1,0 +1,199 @@
+//! The whole agent as its user runs it, against the simulated node: from directories to the page.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use kata_pulse_sim::{CriFlavour, CriServer, Fault, Node, SandboxSpec};
+
+/// Generous: what is waited for is polled, this only ends a test that would wait for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Socket paths are limited to 107 bytes and sandbox ids have 64: the root must be short.
+fn root() -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let root = PathBuf::from(format!("/tmp/kp{:x}{number}", std::process::id() & 0xffff));
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(&root).unwrap();
+    root
+}
+
+struct Agent {
+    child: Child,
+    address: String,
+}
+
+impl Agent {
+    fn start(root: &std::path::Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kata-pulse"))
+            .args(["--listen-address", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--sandbox-dir", &format!("go:{}", root.join("run/vc/sbs").display())])
+            .args(["--sandbox-dir", &format!("rust:{}", root.join("run/kata").display())])
+            .args(["--runtime-endpoint", &root.join("cri.sock").display().to_string()])
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the agent ended without a word of its address");
+            if let Some((_, rest)) = line.split_once("\"address\":\"") {
+                break rest.split('"').next().unwrap().to_owned();
+            }
+        };
+        // A log that nobody reads would stop the agent.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, address }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn page(&self) -> String {
+        self.get("/metrics").1
+    }
+
+    async fn until(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let started = Instant::now();
+        loop {
+            let page = self.page();
+            if fits(&page) {
+                return page;
+            }
+            assert!(started.elapsed() < PATIENCE, "waited in vain: {what}; the page was\n{page}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn value(page: &str, starts: &str) -> Option<f64> {
+    page.lines().find(|line| line.starts_with(starts))?.rsplit_once(' ')?.1.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
+    let root = root();
+    let node = Arc::new(Node::new(root.clone()));
+    let cri = CriServer::start(node.clone(), &root.join("cri.sock"), CriFlavour::Containerd).unwrap();
+    let agent = Agent::start(&root, &["--ebpf", "off"]);
+    let mut ids = Vec::new();
+    for (number, kind) in ["go-qemu", "rs-qemu", "rs-firecracker", "rs-dragonball", "go-clh"].into_iter().enumerate() {
+        let spec = SandboxSpec::numbered(number as u64 + 1, kind.parse().unwrap());
+        ids.push(spec.id.clone());
+        node.create(spec).await.unwrap();
+    }
+    let page = agent
+        .until("three guests with their pods' names", |page| {
+            ["pod-1", "pod-4", "pod-5"].iter().all(|pod| {
+                page.lines().any(|line| line.starts_with("container_memory_usage_bytes{") && line.contains(pod))
+            })
+        })
+        .await;
+    assert!(page.contains("namespace=\"default\",pod=\"pod-1\""));
+    for unsafe_one in [&ids[1], &ids[2]] {
+        let state = format!("sandbox_id=\"{unsafe_one}\",source=\"shim\",state=\"unsafe\"");
+        agent.until("the shim is called unsafe", |page| page.contains(&state)).await;
+    }
+    assert!(
+        !page.contains("pod=\"pod-2\",sandbox_id")
+            || !page.contains("container_memory_usage_bytes{container=\"\",id=\"/kubepods/burstable/pod2")
+    );
+    assert_eq!(node.shims_killed(), 0);
+    assert_eq!(agent.get("/metrics?sandbox=nobody").0, 404);
+    assert_eq!(agent.get(&format!("/metrics?sandbox={}", ids[0])).0, 200);
+    for id in &ids {
+        node.remove(id).await.unwrap();
+    }
+    agent.until("none left", |page| !page.contains("kata_sandbox_info{")).await;
+    cri.stop().await;
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_or_lying_guest_harms_nobody_else() {
+    let root = root();
+    let node = Arc::new(Node::new(root.clone()));
+    let cri = CriServer::start(node.clone(), &root.join("cri.sock"), CriFlavour::Containerd).unwrap();
+    let forged = "kata_guest_netdev_stat{interface=\"eth0\",item=\"recv_bytes\",pod=\"victim\"} NaN\n\
+                  container_cpu_usage_seconds_total{namespace=\"kube-system\",pod=\"victim\"} 99\nkata_shim_threads 99\n";
+    let faults = [
+        None,
+        Some(Fault::HungGuest),
+        Some(Fault::HalfAnswer),
+        Some(Fault::Garbage),
+        Some(Fault::HugeBody(100 << 20)),
+        Some(Fault::Extra(forged.into())),
+        Some(Fault::AcceptThenClose),
+        Some(Fault::Denied),
+    ];
+    let mut ids = Vec::new();
+    for (number, fault) in faults.into_iter().enumerate() {
+        let spec = SandboxSpec::numbered(number as u64 + 1, "go-qemu".parse().unwrap());
+        ids.push(spec.id.clone());
+        node.create(spec).await.unwrap();
+        node.set_fault(&ids[number], fault).unwrap();
+    }
+    let agent = Agent::start(&root, &["--ebpf", "off"]);
+    let of = |page: &str, number: usize, state: &str| {
+        let label = format!("sandbox_id=\"{}\",source=\"shim\",state=\"{state}\"", ids[number]);
+        page.contains(&label)
+    };
+    let page = agent.until("the hung one has timed out", |page| of(page, 1, "timeout")).await;
+    assert!(of(&page, 0, "ok") && of(&page, 5, "ok"), "{page}");
+    assert!(of(&page, 3, "bad_page") && of(&page, 4, "bad_page"), "{page}");
+    agent.until("denied is told from hung", |page| of(page, 7, "denied")).await;
+    assert!(!page.contains("victim") && !page.contains("kube-system"));
+    assert!(value(&page, "kata_pulse_limited_total{limit=\"body_bytes\"}").unwrap() >= 1.0);
+    for id in &ids {
+        assert!(node.max_in_flight(id).unwrap() <= 1);
+        node.remove(id).await.unwrap();
+    }
+    cri.stop().await;
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_agent_within_a_second_with_code_zero() {
+    let root = root();
+    let mut agent = Agent::start(&root, &[]);
+    let started = Instant::now();
+    let pid = rustix_pid(agent.child.id());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = agent.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+fn rustix_pid(pid: u32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+#[test]
+fn a_bad_value_is_one_line_and_exit_code_two() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kata-pulse")).args(["--ebpf", "maybe"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+    assert!(text.contains("--ebpf") && text.contains("maybe") && text.contains("require"), "{text}");
+}
