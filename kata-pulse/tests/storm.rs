@@ -1,0 +1,189 @@
+//! eBPF on the running kernel: a thousand sandboxes come and go in a storm of execs, mkdirs and forged events.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kata_pulse::config::{BaseDirectory, HostPaths};
+use kata_pulse::discover::ebpf::{self, DirectoryMode, EbpfOptions, Mode};
+use kata_pulse::discover::{self, Batch, DiscoveryCounters, boot_now};
+use kata_pulse::registry::Registry;
+use kata_pulse::sandbox::{Change, Runtime};
+use tokio::sync::mpsc;
+
+const SANDBOXES: usize = 1000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Seen {
+    appeared: BTreeSet<String>,
+    removed: BTreeSet<String>,
+    processes: usize,
+    latencies: Vec<Duration>,
+}
+
+/// Children and threads that make noise until they are told to stop.
+struct Storm {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    forger: std::process::Child,
+    execs: Arc<AtomicU64>,
+}
+
+impl Storm {
+    fn start(root: &Path, base: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let execs = Arc::new(AtomicU64::new(0));
+        let (stopping, counting) = (stop.clone(), execs.clone());
+        let exec = std::thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                Command::new("/bin/true").status().unwrap();
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let (stopping, elsewhere) = (stop.clone(), root.join("elsewhere"));
+        std::fs::create_dir_all(&elsewhere).unwrap();
+        let mkdir = std::thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                std::fs::create_dir(elsewhere.join("x")).unwrap();
+                std::fs::remove_dir(elsewhere.join("x")).unwrap();
+            }
+        });
+        Self { stop, threads: vec![exec, mkdir], forger: forger(root, base), execs }
+    }
+
+    fn stop(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.forger.kill().unwrap();
+        self.forger.wait().unwrap();
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        self.execs.load(Ordering::Relaxed)
+    }
+}
+
+/// As a container would: in a mount namespace of its own it has a base directory of the same path, makes sandboxes
+/// there, and runs a program of a hypervisor's name with a victim's id.
+fn forger(root: &Path, base: &Path) -> std::process::Child {
+    let vmm = root.join("qemu-system-x86_64");
+    std::fs::copy("/bin/true", &vmm).unwrap();
+    let script = format!(
+        "mount -t tmpfs tmpfs {base} && while :; do mkdir {base}/forged-$((n++)); {vmm} -name sandbox-{victim}; done",
+        base = base.display(),
+        vmm = vmm.display(),
+        victim = id(0),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "bash", "-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn id(number: usize) -> String {
+    format!("{:064x}", 0x5_0000 + number)
+}
+
+fn root() -> PathBuf {
+    let root = PathBuf::from(format!("/run/kata-pulse-storm-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(root.join("kata")).unwrap();
+    root
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_sandboxes_in_a_storm_are_all_seen_and_nothing_forged_is_believed() {
+    let options = EbpfOptions { mode: Mode::Require, directories: DirectoryMode::Syscalls, ..EbpfOptions::default() };
+    let watch = match tokio::task::spawn_blocking(move || ebpf::start(&options)).await.unwrap() {
+        Ok(watch) => watch,
+        Err(error) => {
+            let required = std::env::var_os("KATA_PULSE_REQUIRE_REAL").is_some();
+            assert!(!required, "eBPF is needed: {error}");
+            println!("SKIPPED: eBPF cannot be used here: {error}");
+            return;
+        }
+    };
+    let root = root();
+    let base = root.join("kata");
+    let host = HostPaths {
+        bases: vec![BaseDirectory { runtime: Some(Runtime::Rust), path: base.clone() }],
+        ..HostPaths::default()
+    };
+    let (registry, counters) = (Registry::default(), DiscoveryCounters::default());
+    let (sender, mut batches) = mpsc::channel::<Batch>(256);
+    tokio::spawn(discover::run(host, Some(watch), counters.clone(), sender));
+    let first = batches.recv().await.unwrap();
+    assert!(first.first_scan && first.events.is_empty());
+
+    let storm = Storm::start(&root, &base);
+    let maker = {
+        let base = base.clone();
+        std::thread::spawn(move || {
+            for number in 0..SANDBOXES {
+                std::fs::create_dir(base.join(id(number))).unwrap();
+                if number >= 20 {
+                    remove(&base, number - 20);
+                }
+            }
+            (SANDBOXES - 20..SANDBOXES).for_each(|number| remove(&base, number));
+        })
+    };
+    let mut seen = Seen::default();
+    let started = Instant::now();
+    while seen.removed.len() < SANDBOXES {
+        let left = PATIENCE.saturating_sub(started.elapsed());
+        let batch = tokio::time::timeout(left, batches.recv()).await;
+        let Ok(Some(batch)) = batch else {
+            panic!("{} appeared and {} went before the patience ended", seen.appeared.len(), seen.removed.len());
+        };
+        registry.apply(&batch.events, Instant::now());
+        let now = boot_now();
+        for event in batch.events {
+            match event.change {
+                Change::Appeared(appeared) => {
+                    seen.appeared.insert(appeared.id.to_string());
+                    seen.latencies.extend(event.at_boot.map(|at| now.saturating_sub(at)));
+                }
+                Change::Removed(id) => {
+                    seen.removed.insert(id.to_string());
+                }
+                Change::ProcessStarted(..) => seen.processes += 1,
+                _ => {}
+            }
+        }
+    }
+    maker.join().unwrap();
+    // The forger counts on being seen: otherwise nothing was proven.
+    while counters.foreign() == 0 {
+        assert!(started.elapsed() < PATIENCE, "the forger was never noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let execs = storm.stop();
+    let expected: BTreeSet<String> = (0..SANDBOXES).map(id).collect();
+    assert_eq!(seen.appeared, expected, "all of them and nothing forged");
+    assert_eq!(seen.processes, 0, "no forged process joined");
+    assert!(registry.snapshot().is_empty());
+    seen.latencies.sort();
+    let at = |share: f64| seen.latencies[((seen.latencies.len() - 1) as f64 * share) as usize];
+    println!(
+        "{} sandboxes beside {execs} execs: latency p50 {:?}, p99 {:?}, most {:?}; refused {}, lost {}",
+        expected.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        counters.foreign(),
+        counters.lost()
+    );
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+/// Half of them as Go does, relative to the parent; the others by path.
+fn remove(base: &Path, number: usize) {
+    if number.is_multiple_of(2) {
+        std::fs::remove_dir(base.join(id(number))).unwrap();
+        return;
+    }
+    let parent = rustix::fs::open(base, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+    rustix::fs::unlinkat(&parent, id(number).as_str(), rustix::fs::AtFlags::REMOVEDIR).unwrap();
+}
