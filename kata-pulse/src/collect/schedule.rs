@@ -57,6 +57,8 @@ struct Job {
     /// Something worth another look happened while it ran.
     again: bool,
     ever_collected: bool,
+    /// It was not asked for want of evidence: more of it is worth another look at once.
+    wants_evidence: bool,
     timeouts: u32,
     boot_tries: u32,
 }
@@ -116,6 +118,7 @@ impl Timetable {
                 running: false,
                 again: false,
                 ever_collected: false,
+                wants_evidence: true,
                 timeouts: 0,
                 boot_tries: 0,
             };
@@ -134,7 +137,7 @@ impl Timetable {
         }
         if job.running {
             job.again = true;
-        } else if !job.ever_collected && job.timeouts == 0 {
+        } else if job.wants_evidence || reborn {
             self.reschedule(id, now);
         }
     }
@@ -220,7 +223,8 @@ impl Timetable {
                 self.pace.next(asked, job.phase, now)
             }
         };
-        let soon = job.again && job.timeouts == 0 && outcome != Outcome::Collected;
+        job.wants_evidence = matches!(outcome, Outcome::Booting | Outcome::Unsafe);
+        let soon = job.again && job.wants_evidence;
         job.due = due;
         self.due.insert((due, id.clone()));
         if soon {
