@@ -32,7 +32,7 @@ impl Agent {
             .args(["--listen-address", "127.0.0.1:0", "--log-format", "json"])
             .args(["--sandbox-dir", &format!("go:{}", root.join("run/vc/sbs").display())])
             .args(["--sandbox-dir", &format!("rust:{}", root.join("run/kata").display())])
-            .args(["--runtime-endpoint", &root.join("cri.sock").display().to_string()])
+            .env("RUNTIME_ENDPOINT", root.join("cri.sock"))
             .args(more)
             .stderr(Stdio::piped())
             .spawn()
