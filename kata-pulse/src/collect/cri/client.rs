@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tracing::debug;
@@ -29,12 +28,14 @@ const WELL_KNOWN: [&str; 5] = [
     "/run/crio/crio.sock",
 ];
 const DEADLINE: Duration = Duration::from_secs(3);
-/// After the event stream ended.
+/// After the event stream ended; doubled while it cannot be had.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+const LONGEST_RESUBSCRIBE: Duration = Duration::from_secs(60);
+/// Kubernetes' sandboxes and containers that come and go. Not /tasks/exit: that is sent for every process that a probe
+/// runs.
+const FILTER: &str = "namespace==k8s.io,topic~=\"^/(tasks/(create|start|delete)|containers/(create|delete))\"";
 /// A list with all annotations of all pods is larger than gRPC's usual 4 MiB.
 const MESSAGE_BYTES: usize = 32 << 20;
-/// Verbose status calls, which reach a shim, under way at once.
-const PARALLEL_DETAILS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
@@ -71,11 +72,18 @@ impl CriError {
             Self::Call { source, .. } => match source.code() {
                 Code::Cancelled | Code::DeadlineExceeded => SourceState::Timeout,
                 Code::Unavailable => SourceState::Refused,
+                // What tonic says when the connection broke, and containerd while it starts.
+                Code::Unknown if is_of_a_restart(source) => SourceState::Refused,
                 Code::PermissionDenied | Code::Unauthenticated => SourceState::Denied,
                 Code::Unimplemented => SourceState::Unsupported,
                 _ => SourceState::BadPage,
             },
         }
+    }
+
+    /// It says nothing of the sandbox that was asked for.
+    pub(super) fn may_be_retried(&self) -> bool {
+        matches!(self.state(), SourceState::Refused | SourceState::Timeout)
     }
 
     /// The next call may well succeed on the same connection.
@@ -84,10 +92,8 @@ impl CriError {
     }
 }
 
-/// The runtime's list.
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub names: BTreeMap<SandboxId, Identity>,
+fn is_of_a_restart(status: &Status) -> bool {
+    ["transport error", "not initialized yet"].iter().any(|text| status.message().contains(text))
 }
 
 #[derive(Clone)]
@@ -152,49 +158,24 @@ impl Client {
     }
 
     /// Answered from the runtime's memory: no shim is asked.
-    pub(super) async fn list(&mut self) -> Result<Listed, CriError> {
+    pub(super) async fn list(&self) -> Result<BTreeMap<SandboxId, Identity>, CriError> {
         let mut service = self.cri();
         let list = self.unary("ListPodSandbox", service.list_pod_sandbox(ListPodSandboxRequest {})).await?;
-        Ok(Listed { names: list.items.into_iter().filter_map(parse::identity).collect() })
+        Ok(list.items.into_iter().filter_map(parse::identity).collect())
     }
 
-    /// Cgroups and handlers, a few at a time. A sandbox about which nothing can be learnt counts as answered: asking
-    /// again would reach its shim again.
-    pub(super) async fn details(&mut self, ids: Vec<SandboxId>) -> Vec<(SandboxId, Details)> {
-        let mut waiting = ids.into_iter();
-        let mut running = JoinSet::new();
-        let mut all = Vec::new();
-        loop {
-            while running.len() < PARALLEL_DETAILS
-                && let Some(id) = waiting.next()
-            {
-                let client = self.clone();
-                running.spawn(async move {
-                    let details = client.details_of(&id).await;
-                    (id, details)
-                });
-            }
-            match running.join_next().await {
-                Some(Ok(answered)) => all.push(answered),
-                Some(Err(_)) => {}
-                None => return all,
+    /// Cgroup and handler of one sandbox. On containerd its database tells, and only where that has no such API is
+    /// the call made that reaches a shim.
+    pub(super) async fn details(&self, id: &SandboxId) -> Result<Details, CriError> {
+        if self.is_containerd() {
+            match self.spec(id).await {
+                Ok(details) => return Ok(details.unwrap_or_default()),
+                Err(CriError::Call { source, .. }) if matches!(source.code(), Code::NotFound | Code::Unimplemented) => {
+                }
+                Err(error) => return Err(error),
             }
         }
-    }
-
-    async fn details_of(&self, id: &SandboxId) -> Details {
-        if self.is_containerd()
-            && let Ok(Some(details)) = self.spec(id).await
-        {
-            return details;
-        }
-        match self.verbose(id).await {
-            Ok(details) => details.unwrap_or_default(),
-            Err(error) => {
-                debug!(sandbox_id = %id, error = &error as &dyn std::error::Error, "no details of the sandbox");
-                Details::default()
-            }
-        }
+        Ok(self.verbose(id).await?.unwrap_or_default())
     }
 
     /// From containerd's database, without its shim.
@@ -217,21 +198,24 @@ impl Client {
     /// Sends a hint for whatever containerd says of containers and tasks; subscribes again when the stream ends.
     /// Returns where there is no such stream.
     pub(super) async fn hint(self, hints: mpsc::Sender<()>) {
+        let mut pause = RESUBSCRIBE;
         while self.is_containerd() {
-            if let Err(error) = self.hint_once(&hints).await {
-                debug!(error = &error as &dyn std::error::Error, "event stream of the runtime ended");
-                if error.code() == Code::Unimplemented {
-                    return;
+            match self.hint_once(&hints).await {
+                Ok(()) => pause = RESUBSCRIBE,
+                Err(error) if error.code() == Code::Unimplemented => return,
+                Err(error) => {
+                    debug!(error = &error as &dyn std::error::Error, "event stream of the runtime ended");
+                    pause = (pause * 2).min(LONGEST_RESUBSCRIBE);
                 }
             }
+            tokio::time::sleep(pause).await;
             // Whatever happened while nobody listened.
             let _ = hints.try_send(());
-            tokio::time::sleep(RESUBSCRIBE).await;
         }
     }
 
     async fn hint_once(&self, hints: &mpsc::Sender<()>) -> Result<(), Status> {
-        let filters = vec!["topic~=\"^/(tasks/(create|start|exit|delete)|containers/(create|delete))\"".to_owned()];
+        let filters = vec![FILTER.to_owned()];
         let mut service = EventsClient::new(self.channel.clone());
         // No deadline: the answer begins with the first event, whenever that is.
         let mut stream = service.subscribe(SubscribeRequest { filters }).await?.into_inner();

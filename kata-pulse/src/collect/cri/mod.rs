@@ -12,13 +12,14 @@ mod proto;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
+use client::Client;
 pub use client::CriError;
-use client::{Client, Listed};
 use ladder::Ladder;
 
 use crate::sandbox::{Identity, SandboxId, Snapshot, SourceState};
@@ -28,10 +29,16 @@ const LIST_INTERVAL: Duration = Duration::from_secs(30);
 /// Between tries to reach a runtime that is not there.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// Answers without a sandbox, after which it counts as one that never had a pod.
-const ANSWERS_UNTIL_GIVEN_UP: u32 = 40;
+/// Answers without a sandbox, and time since the first of them, after which it counts as one that never had a pod.
+const ANSWERS_UNTIL_GIVEN_UP: u32 = 10;
+const TIME_UNTIL_GIVEN_UP: Duration = Duration::from_secs(45);
 /// Details asked for at once.
-const DETAILS_PER_ROUND: usize = 32;
+const PARALLEL_DETAILS: usize = 8;
+const MAX_DETAIL_TRIES: u32 = 3;
+/// Lists that may fail one after another before the connection counts as lost.
+const MAX_FAILURES: u32 = 3;
+/// Between two lists, whatever the runtime hints at.
+const SHORTEST_GAP: Duration = Duration::from_millis(25);
 
 /// What became known.
 #[derive(Clone, Debug)]
@@ -77,53 +84,63 @@ pub async fn run(endpoint: Option<PathBuf>, mut snapshots: watch::Receiver<Snaps
 }
 
 /// Lists again and again until the runtime cannot be reached any more.
-async fn follow(
-    mut client: Client,
-    snapshots: &mut watch::Receiver<Snapshot>,
-    out: &mpsc::Sender<CriUpdate>,
-) -> CriError {
+async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: &mpsc::Sender<CriUpdate>) -> CriError {
     let mut following = Following::default();
     let (hint_sender, mut hints) = mpsc::channel(1);
     // Before the first list, so that nothing happens unseen in between.
     let _hinting = AbortOnDrop(tokio::spawn(client.clone().hint(hint_sender)));
     let mut failures = 0;
     loop {
-        match client.list().await {
-            Ok(listed) => {
+        let asked = Instant::now();
+        let pause = match client.list().await {
+            Ok(names) => {
                 failures = 0;
-                let snapshot = snapshots.borrow_and_update().clone();
-                let update = following.take(&mut client, listed, &snapshot).await;
-                if out.send(update).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+                following.take(names, &snapshots.borrow_and_update(), Instant::now());
+                following.ladder.next()
             }
             // A runtime that starts says so for a while, and one slow answer is no end.
-            Err(error) if error.may_pass() && failures < 3 => {
+            Err(error) if error.may_pass() && failures < MAX_FAILURES => {
                 failures += 1;
                 debug!(error = &error as &dyn std::error::Error, "list of pods failed");
+                FIRST_RETRY * failures
             }
             Err(error) => return error,
-        }
-        let pause = following.ladder.next();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            Some(()) = hints.recv() => {
-                following.ladder.restart();
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let mut due = Instant::now() + pause;
+        while Instant::now() < due {
+            following.ask_details(&client);
+            if out.send(following.update()).await.is_err() {
+                std::future::pending::<()>().await;
             }
-            () = news(snapshots, &following) => following.ladder.restart(),
+            let soon = asked + SHORTEST_GAP;
+            tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => {}
+                Some(()) = hints.recv() => {
+                    following.ladder.restart();
+                    due = due.min(soon.max(Instant::now()));
+                }
+                () = news(snapshots, &following.details, &following.unanswered) => {
+                    following.ladder.restart();
+                    due = due.min(soon.max(Instant::now()));
+                }
+                Some(joined) = following.asking.join_next() => take_details(&mut following.details, joined),
+            }
         }
     }
 }
 
-/// Waits until a sandbox of this node has no name and is not given up.
-async fn news(snapshots: &mut watch::Receiver<Snapshot>, following: &Following) {
+/// Waits until there is a sandbox on this node of which nothing was asked yet.
+async fn news(
+    snapshots: &mut watch::Receiver<Snapshot>,
+    details: &HashMap<SandboxId, Details>,
+    unanswered: &HashMap<SandboxId, (Instant, u32)>,
+) {
     loop {
         if snapshots.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
         let snapshot = snapshots.borrow_and_update();
-        if snapshot.keys().any(|id| !following.names.contains_key(id) && !following.unanswered.contains_key(id)) {
+        if snapshot.keys().any(|id| !details.contains_key(id) && !unanswered.contains_key(id)) {
             return;
         }
     }
@@ -132,46 +149,101 @@ async fn news(snapshots: &mut watch::Receiver<Snapshot>, following: &Following) 
 /// What one connection to a runtime has brought so far.
 #[derive(Default)]
 struct Following {
-    names: Arc<BTreeMap<SandboxId, Identity>>,
+    /// As listed.
+    names: BTreeMap<SandboxId, Identity>,
     /// Cgroup and handler, asked for once per sandbox.
-    details: HashMap<SandboxId, parse::Details>,
-    /// Answers in which a sandbox of this node was missing.
-    unanswered: HashMap<SandboxId, u32>,
+    details: HashMap<SandboxId, Details>,
+    asking: JoinSet<(SandboxId, Result<parse::Details, CriError>)>,
+    /// Sandboxes of this node that are missing in the list: since when, and in how many answers.
+    unanswered: HashMap<SandboxId, (Instant, u32)>,
     ladder: Ladder,
 }
 
+enum Details {
+    /// How often it was asked for before.
+    Wanted(u32),
+    Asked(u32),
+    Known(parse::Details),
+}
+
 impl Following {
-    async fn take(&mut self, client: &mut Client, listed: Listed, snapshot: &Snapshot) -> CriUpdate {
-        let mut names = listed.names;
-        let missing: Vec<&SandboxId> = snapshot.keys().filter(|id| !names.contains_key(*id)).collect();
-        self.unanswered.retain(|id, _| missing.contains(&id));
-        for id in missing {
-            *self.unanswered.entry(id.clone()).or_default() += 1;
+    fn take(&mut self, names: BTreeMap<SandboxId, Identity>, snapshot: &Snapshot, now: Instant) {
+        self.unanswered.retain(|id, _| snapshot.contains_key(id) && !names.contains_key(id));
+        for id in snapshot.keys().filter(|id| !names.contains_key(*id)) {
+            self.unanswered.entry(id.clone()).or_insert((now, 0)).1 += 1;
         }
         self.details.retain(|id, _| names.contains_key(id));
-        let wanted: Vec<SandboxId> = snapshot
-            .keys()
-            .filter(|id| names.contains_key(*id) && !self.details.contains_key(*id))
-            .take(DETAILS_PER_ROUND)
-            .cloned()
-            .collect();
-        self.details.extend(client.details(wanted).await);
-        for (id, details) in &self.details {
-            if let Some(identity) = names.get_mut(id) {
-                identity.cgroup_parent.clone_from(&details.cgroup_parent);
-                if identity.runtime_handler.is_empty() {
-                    identity.runtime_handler.clone_from(&details.runtime_handler);
-                }
+        for id in snapshot.keys().filter(|id| names.contains_key(*id)) {
+            self.details.entry(id.clone()).or_insert(Details::Wanted(0));
+        }
+        self.names = names;
+        let pending = self.unanswered.values().any(|missing| !is_given_up(*missing, now));
+        self.ladder.pending(pending);
+    }
+
+    /// A few at a time, since on some runtimes each reaches a shim, which may hang.
+    fn ask_details(&mut self, client: &Client) {
+        for (id, details) in &mut self.details {
+            if self.asking.len() >= PARALLEL_DETAILS {
+                return;
+            }
+            if let Details::Wanted(tries) = *details {
+                *details = Details::Asked(tries + 1);
+                let (client, id) = (client.clone(), id.clone());
+                self.asking.spawn(async move {
+                    let answer = client.details(&id).await;
+                    (id, answer)
+                });
             }
         }
-        self.names = Arc::new(names);
-        let given_up = |count: &u32| *count >= ANSWERS_UNTIL_GIVEN_UP;
-        let pending = self.unanswered.values().any(|count| !given_up(count))
-            || snapshot.keys().any(|id| self.names.contains_key(id) && !self.details.contains_key(id));
-        self.ladder.pending(pending);
-        let without_pod = self.unanswered.iter().filter(|(_, count)| given_up(count)).map(|(id, _)| id.clone());
-        CriUpdate::Names { names: self.names.clone(), without_pod: without_pod.collect() }
     }
+
+    /// Names that will not change any more: one whose cgroup is still asked for would change its series' labels.
+    fn update(&self) -> CriUpdate {
+        let mut names = BTreeMap::new();
+        for (id, identity) in &self.names {
+            let mut identity = identity.clone();
+            match self.details.get(id) {
+                Some(Details::Known(details)) => {
+                    identity.cgroup_parent.clone_from(&details.cgroup_parent);
+                    if identity.runtime_handler.is_empty() {
+                        identity.runtime_handler.clone_from(&details.runtime_handler);
+                    }
+                }
+                Some(Details::Wanted(_) | Details::Asked(_)) => continue,
+                // Not on this node's list of sandboxes yet; its details are asked for when it is.
+                None => continue,
+            }
+            names.insert(id.clone(), identity);
+        }
+        let now = Instant::now();
+        let without_pod =
+            self.unanswered.iter().filter(|(_, missing)| is_given_up(**missing, now)).map(|(id, _)| id.clone());
+        CriUpdate::Names { names: Arc::new(names), without_pod: without_pod.collect() }
+    }
+}
+
+fn take_details(
+    all: &mut HashMap<SandboxId, Details>,
+    joined: Result<(SandboxId, Result<parse::Details, CriError>), JoinError>,
+) {
+    let Ok((id, answer)) = joined else { return };
+    let Some(details) = all.get_mut(&id) else { return };
+    let tries = if let Details::Asked(tries) = details { *tries } else { 0 };
+    *details = match answer {
+        Ok(known) => Details::Known(known),
+        Err(error) => {
+            debug!(sandbox_id = %id, error = &error as &dyn std::error::Error, "no details of the sandbox");
+            // Asking for ever would reach its shim for ever.
+            let again = error.may_be_retried() && tries < MAX_DETAIL_TRIES;
+            if again { Details::Wanted(tries) } else { Details::Known(parse::Details::default()) }
+        }
+    };
+}
+
+/// Both answers and time: on a busy node many answers come within a second, and a virtual machine boots for many.
+fn is_given_up((since, answers): (Instant, u32), now: Instant) -> bool {
+    answers >= ANSWERS_UNTIL_GIVEN_UP && now.saturating_duration_since(since) >= TIME_UNTIL_GIVEN_UP
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

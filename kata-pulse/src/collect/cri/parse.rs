@@ -1,5 +1,7 @@
 //! What runtimes put into JSON and paths. Pure. Verbose answers hold secrets: only what is named here is taken.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use crate::sandbox::{Identity, SandboxId};
@@ -41,14 +43,13 @@ fn bounded(mut text: String) -> String {
 #[derive(Deserialize)]
 struct Spec {
     linux: Option<Linux>,
-    #[serde(default)]
-    annotations: std::collections::HashMap<String, String>,
+    annotations: Option<HashMap<String, String>>,
 }
 
 #[derive(Deserialize)]
 struct Linux {
-    #[serde(rename = "cgroupsPath", default)]
-    cgroups_path: String,
+    #[serde(rename = "cgroupsPath")]
+    cgroups_path: Option<String>,
 }
 
 /// From the OCI specification of a sandbox's own container.
@@ -70,11 +71,10 @@ pub fn details_of_status(json: &[u8]) -> Option<Details> {
     }
     #[derive(Deserialize)]
     struct ConfigLinux {
-        #[serde(default)]
-        cgroup_parent: String,
+        cgroup_parent: Option<String>,
     }
     let info: Info = serde_json::from_slice(json).ok()?;
-    let sent = info.config.and_then(|config| config.linux).map(|linux| linux.cgroup_parent);
+    let sent = info.config.and_then(|config| config.linux).and_then(|linux| linux.cgroup_parent);
     let mut details = info.spec.and_then(details).unwrap_or_default();
     if let Some(parent) = sent.filter(|parent| is_cgroup(parent)) {
         details.cgroup_parent = Some(parent);
@@ -83,12 +83,14 @@ pub fn details_of_status(json: &[u8]) -> Option<Details> {
 }
 
 fn details(spec: Spec) -> Option<Details> {
-    let annotation = |name: &str| spec.annotations.get(name).cloned().unwrap_or_default();
-    let annotated = annotation("io.kubernetes.cri-o.CgroupParent");
-    let from_path = || pod_cgroup(&spec.linux.as_ref()?.cgroups_path);
-    let cgroup_parent =
-        if annotated.is_empty() { from_path() } else { expand(&annotated).filter(|parent| is_cgroup(parent)) };
-    Some(Details { cgroup_parent, runtime_handler: bounded(annotation("io.kubernetes.cri-o.RuntimeHandler")) })
+    let annotation = |name: &str| spec.annotations.as_ref()?.get(name).cloned();
+    let from_path = || pod_cgroup(spec.linux.as_ref()?.cgroups_path.as_ref()?);
+    let cgroup_parent = match annotation("io.kubernetes.cri-o.CgroupParent").filter(|parent| !parent.is_empty()) {
+        Some(parent) => expand(&parent).filter(|parent| is_cgroup(parent)),
+        None => from_path(),
+    };
+    let runtime_handler = annotation("io.kubernetes.cri-o.RuntimeHandler").map(bounded).unwrap_or_default();
+    Some(Details { cgroup_parent, runtime_handler })
 }
 
 /// The pod's cgroup, told by the cgroup of a container in it: `<parent>/<id>`, or `<slice>:<prefix>:<id>`.
@@ -141,7 +143,9 @@ mod tests {
         let json = br#"{"ociVersion":"1","annotations":{"x":"y"},"linux":{"cgroupsPath":"/kubepods/podu/abc"},
             "process":{"env":["SECRET=1"]}}"#;
         assert_eq!(details_of_spec(json).unwrap().cgroup_parent.as_deref(), Some("/kubepods/podu"));
-        assert_eq!(details_of_spec(b"{}").unwrap(), Details::default());
+        for empty in [&b"{}"[..], br#"{"linux":{"cgroupsPath":null},"annotations":null}"#] {
+            assert_eq!(details_of_spec(empty).unwrap(), Details::default());
+        }
     }
 
     #[test]
