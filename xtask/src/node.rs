@@ -16,9 +16,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the simulator below a new directory and, when its CRI socket is there, the agent.
+    /// Starts the simulator below a new directory, whose name is short since socket paths are limited, and, when its CRI socket is there, the agent.
     pub fn start(binaries: &Path, sandboxes: u32) -> anyhow::Result<Self> {
-        let root = std::env::temp_dir().join(format!("kata-pulse-node-{}", std::process::id()));
+        let root = PathBuf::from(format!("/tmp/k{:x}", std::process::id()));
         std::fs::create_dir_all(&root)?;
         let mut node = Self { children: Vec::new(), root, address: free_port()? };
         let mut simulator = Command::new(binaries.join("kata-pulse-sim"));

@@ -167,7 +167,12 @@ impl ShimCollector {
                 "no numbers from the shim"
             );
         }
-        if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Failed }
+        match state {
+            SourceState::Timeout => Outcome::TimedOut,
+            // Between bind and listen nobody answers on a new socket, and a dead one costs nothing to try.
+            SourceState::Refused | SourceState::Gone => Outcome::Booting,
+            _ => Outcome::Failed,
+        }
     }
 
     fn count_failure(&self, sandbox: &Sandbox, state: SourceState) -> bool {
