@@ -1,5 +1,4 @@
 //! A real Prometheus scrapes the agent: the target is up, series are there, and stale once their sandbox ended.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod support;
 

@@ -18,11 +18,18 @@ pub struct Node {
 impl Node {
     /// Starts the simulator below a new directory, whose name is short since socket paths are limited, and, when its CRI socket is there, the agent.
     pub fn start(binaries: &Path, sandboxes: u32) -> anyhow::Result<Self> {
+        Self::start_with(binaries, sandboxes, &[], &[])
+    }
+
+    /// The same with further flags for the simulator and for the agent.
+    pub fn start_with(binaries: &Path, sandboxes: u32, simulated: &[&str], more: &[&str]) -> anyhow::Result<Self> {
         let root = PathBuf::from(format!("/tmp/k{:x}", std::process::id()));
         std::fs::create_dir_all(&root)?;
         let mut node = Self { children: Vec::new(), root, address: free_port()? };
         let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
         simulator.arg("run").arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
+        simulator.args(simulated);
+
         node.spawn("simulator", &mut simulator)?;
         let cri = node.root.join("run/containerd/containerd.sock");
         node.wait_until("the simulator's CRI socket", Duration::from_secs(60), |_| Ok(cri.exists()))?;
@@ -31,6 +38,7 @@ impl Node {
         for (runtime, directory) in [("go", "run/vc/sbs"), ("rust", "run/kata")] {
             agent.arg("--sandbox-dir").arg(format!("{runtime}:{}", node.root.join(directory).display()));
         }
+        agent.args(more);
         node.spawn("agent", &mut agent)?;
         let address = node.address;
         node.wait_until("the agent to be ready", Duration::from_secs(30), |_| {

@@ -22,6 +22,9 @@ const SUSPECT_LANE: usize = 4;
 /// After the first time-out, doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
+/// The second page comes soon: only two tell in which unit a guest counts its CPU time.
+const SECOND_TURN: Duration = Duration::from_secs(3);
+const SECOND_TURN_SPREAD: Duration = Duration::from_secs(5);
 /// While a sandbox boots its socket is asked the harmless question, ever less often.
 const FIRST_BOOT_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_BOOT_RETRY: Duration = Duration::from_secs(10);
@@ -56,7 +59,8 @@ struct Job {
     running: bool,
     /// Something worth another look happened while it ran.
     again: bool,
-    ever_collected: bool,
+    /// Successful collections so far.
+    collected: u32,
     /// It was not asked for want of evidence: more of it is worth another look at once.
     wants_evidence: bool,
     timeouts: u32,
@@ -117,7 +121,7 @@ impl Timetable {
                 asked: None,
                 running: false,
                 again: false,
-                ever_collected: false,
+                collected: 0,
                 wants_evidence: true,
                 timeouts: 0,
                 boot_tries: 0,
@@ -132,7 +136,7 @@ impl Timetable {
         let reborn = job.key.inode != key.inode;
         job.key = key;
         if reborn {
-            job.ever_collected = false;
+            job.collected = 0;
             job.timeouts = 0;
         }
         if job.running {
@@ -150,7 +154,7 @@ impl Timetable {
         let moved: Vec<(SandboxId, Instant)> = self
             .jobs
             .iter()
-            .filter(|(_, job)| !job.running && job.ever_collected && job.timeouts == 0)
+            .filter(|(_, job)| !job.running && job.collected > 0 && job.timeouts == 0)
             .filter_map(|(id, job)| Some((id.clone(), pace.next(job.asked?, job.phase, now))))
             .collect();
         for (id, due) in moved {
@@ -205,9 +209,16 @@ impl Timetable {
         let asked = job.asked.unwrap_or(now);
         let due = match outcome {
             Outcome::Collected => {
-                job.ever_collected = true;
+                job.collected = job.collected.saturating_add(1);
                 (job.timeouts, job.boot_tries) = (0, 0);
-                self.pace.next(asked, job.phase, now)
+                match (self.pace, job.collected) {
+                    (Pace::Interval(interval), 1) => {
+                        asked + interval.min(SECOND_TURN + SECOND_TURN_SPREAD.mul_f64(job.phase))
+                    }
+                    // From here on the sandboxes are spread over the interval.
+                    (Pace::Interval(interval), 2) => asked + interval.mul_f64(0.5 + 0.5 * job.phase),
+                    (pace, _) => pace.next(asked, job.phase, now),
+                }
             }
             Outcome::TimedOut => {
                 job.timeouts += 1;
@@ -430,6 +441,24 @@ mod tests {
         let known = Sandbox { vmm_from_state: Some(crate::sandbox::Vmm::Dragonball), ..sandbox("aa") };
         timetable.sync(&snapshot([known]), now);
         assert_eq!(timetable.take_due(now), Some(id));
+    }
+
+    #[test]
+    fn the_second_page_comes_soon_and_later_ones_are_spread() {
+        let mut now = Instant::now();
+        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            let id = timetable.take_due(now).unwrap();
+            timetable.finished(&id, Outcome::Collected, now);
+            let due = timetable.next_due().unwrap();
+            waits.push(due - now);
+            now = due;
+        }
+        assert!(waits[0] >= SECOND_TURN && waits[0] <= SECOND_TURN + SECOND_TURN_SPREAD, "{waits:?}");
+        assert!(waits[1] >= INTERVAL / 2 && waits[1] <= INTERVAL, "{waits:?}");
+        assert_eq!(waits[2..], [INTERVAL, INTERVAL]);
     }
 
     #[test]
