@@ -158,7 +158,8 @@ impl ShimCollector {
 
     fn failed(&self, sandbox: &Sandbox, error: &ShimError) -> Outcome {
         let state = error.state();
-        if self.count_failure(sandbox, state) {
+        let passing = matches!(state, SourceState::Refused | SourceState::Gone);
+        if self.count_failure(sandbox, state) && !passing {
             warn!(
                 sandbox_id = %sandbox.id,
                 source = "shim",

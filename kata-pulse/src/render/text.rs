@@ -15,6 +15,9 @@ pub enum Format {
     OpenMetrics,
 }
 
+/// About what a sandbox with one interface and one disk takes: more would be held for nothing.
+const BYTES_PER_SANDBOX: usize = 6 * 1024;
+
 /// Label text that all series of a sandbox share, made once per page.
 struct Prepared {
     /// `id="…",image=""`
@@ -57,7 +60,7 @@ pub struct Sink<'a> {
 impl Writer {
     pub(super) fn new(format: Format, sandboxes: &[SandboxPage]) -> Self {
         let prepared = sandboxes.iter().map(Prepared::of).collect();
-        Self { out: Vec::with_capacity(64 * 1024 + sandboxes.len() * 8 * 1024), format, prepared }
+        Self { out: Vec::with_capacity(64 * 1024 + sandboxes.len() * BYTES_PER_SANDBOX), format, prepared }
     }
 
     pub(super) fn family(&mut self, family: &Family, sandboxes: &[SandboxPage]) {
