@@ -95,14 +95,6 @@ pub fn classify(exe: &Path, argv: &[Vec<u8>]) -> Option<Claim> {
     Some(Claim { role: row.role, vmm: row.vmm, sandbox, runtime })
 }
 
-/// The sandbox that a starting shim announces, before its directory exists.
-pub fn announced_by_shim(argv: &[Vec<u8>]) -> Option<SandboxId> {
-    match flag_value(argv, &[b"-id", b"--id"]).and_then(whole) {
-        Some(ClaimedId::Whole(id)) => Some(id),
-        _ => None,
-    }
-}
-
 fn find_row(exe: &Path) -> Option<&'static Row> {
     let name = exe.file_name()?.as_bytes();
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
