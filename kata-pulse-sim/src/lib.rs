@@ -5,6 +5,7 @@ pub mod cri;
 pub mod kind;
 pub mod node;
 pub mod page;
+pub mod role;
 mod shim;
 
 pub use cri::{CriFault, CriFlavour, CriServer};
