@@ -22,7 +22,7 @@ use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
-use crate::scrape::{Scraper, Selection};
+use crate::scrape::{HostView, Scraper, Selection};
 use crate::store::{Store, index};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Own};
@@ -54,6 +54,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (scrapes, scraped) = mpsc::channel(64);
 
     let kernel = start_ebpf(&config, &own).await?;
+    let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf: ebpf_state(&config, kernel.as_ref()) };
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
     start_collection(&tasks, &config, &own, &registry, &store, scraped);
     start_naming(&tasks, &config, &registry, &store);
@@ -61,8 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn("own process", telemetry::process::run(own.clone(), tasks.stopping()));
 
     let selection = Selection { levels: config.levels.clone(), disabled: config.disabled.clone() };
-    let mode = cgroup_mode(&config.host.sysfs);
-    let scraper = Scraper::new(registry.subscribe(), store, own.clone(), selection, mode);
+    let scraper = Scraper::new(registry.subscribe(), store, own.clone(), selection, host);
     let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), scrapes });
     let router = serve::router(pages, own.clone());
     let serving = serve::serve(listener, router, own, serve::Limits::default(), tasks.stopping());
@@ -271,6 +271,14 @@ async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store:
             readiness.collected.store(true, Ordering::Release);
             return;
         }
+    }
+}
+
+fn ebpf_state(config: &Config, kernel: Option<&EbpfWatch>) -> SourceState {
+    match kernel {
+        Some(kernel) if kernel.sees("exec") && kernel.sees("exit") => SourceState::Ok,
+        _ if config.ebpf == EbpfMode::Off => SourceState::Off,
+        _ => SourceState::Unsupported,
     }
 }
 

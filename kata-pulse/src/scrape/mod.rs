@@ -19,13 +19,22 @@ pub use query::{MetricsQuery, UnknownSandbox};
 use crate::model::{SandboxPage, SourcePage};
 use crate::render::{self, ForeignFamily};
 use crate::sandbox::{Sandbox, Snapshot, Source, SourceState};
-use crate::store::{Reading, Store, index};
+use crate::store::{Reading, SourceReading, Store, index};
 use crate::telemetry::Own;
 
 /// How old the agent's own numbers on a page may be.
 const OWN_AGE: Duration = Duration::from_secs(5);
 /// Fast: a page is compressed for one scrape or few.
 const GZIP_LEVEL: u32 = 1;
+
+/// What holds for all sandboxes of this node.
+#[derive(Clone, Copy, Debug)]
+pub struct HostView {
+    /// `v1`, `v2`, or empty where the host's cgroups cannot be seen.
+    pub cgroup_mode: &'static str,
+    /// Whether the kernel's programs tell of processes.
+    pub ebpf: SourceState,
+}
 
 /// Makes pages. Clones share what is made.
 #[derive(Clone, Debug)]
@@ -37,7 +46,7 @@ struct Inner {
     store: Store,
     own: Own,
     selection: Selection,
-    cgroup_mode: &'static str,
+    host: HostView,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -57,9 +66,9 @@ impl Scraper {
         store: Store,
         own: Own,
         selection: Selection,
-        cgroup_mode: &'static str,
+        host: HostView,
     ) -> Self {
-        Self(Arc::new(Inner { snapshots, store, own, selection, cgroup_mode, cached: Mutex::new(None) }))
+        Self(Arc::new(Inner { snapshots, store, own, selection, host, cached: Mutex::new(None) }))
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -69,7 +78,7 @@ impl Scraper {
     /// How each source of a sandbox is doing.
     pub fn source_states(&self, sandbox: &Sandbox) -> Vec<(Source, SourceState)> {
         let reading = self.0.store.reading(&sandbox.id).unwrap_or_default();
-        states(&reading)
+        states(&reading, self.0.host)
     }
 
     /// May take as long as a rendering; scrapes that come meanwhile wait for its result and share it.
@@ -113,7 +122,7 @@ impl Scraper {
         let sandboxes: Vec<SandboxPage> = snapshot
             .values()
             .zip(readings)
-            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.cgroup_mode))
+            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.host))
             .collect();
         // A page about one sandbox is about that sandbox.
         let own = if query.sandbox.is_some() { Vec::new() } else { self.0.own.families() };
@@ -136,22 +145,25 @@ fn compress(page: &[u8]) -> Vec<u8> {
     }
 }
 
-fn states(reading: &Reading) -> Vec<(Source, SourceState)> {
-    Source::ALL
-        .into_iter()
-        .zip(reading.sources)
-        .filter_map(|(source, reading)| Some((source, reading.state?)))
-        .collect()
+/// Every source has a state: what was not asked yet is booting, what this agent does not use is off.
+fn states(reading: &Reading, host: HostView) -> Vec<(Source, SourceState)> {
+    let unasked = |source| match source {
+        Source::Shim | Source::Cri => SourceState::Booting,
+        Source::Runtime | Source::Host => SourceState::Off,
+        Source::Ebpf => host.ebpf,
+    };
+    let state = |(source, reading): (Source, SourceReading)| (source, reading.state.unwrap_or_else(|| unasked(source)));
+    Source::ALL.into_iter().zip(reading.sources).map(state).collect()
 }
 
-fn sandbox_page(sandbox: &Sandbox, reading: Reading, cgroup_mode: &'static str) -> SandboxPage {
-    let sources = Source::ALL.into_iter().zip(reading.sources).filter_map(|(source, reading)| {
-        let since = reading.collected.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        Some(SourcePage {
+fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxPage {
+    let sources = states(&reading, host).into_iter().map(|(source, state)| {
+        let since = reading.sources[index(source)].collected.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        SourcePage {
             source: source.as_str(),
-            state: reading.state?.as_str(),
+            state: state.as_str(),
             collected_unix_seconds: since.map(|since| since.as_secs_f64()),
-        })
+        }
     });
     // Series whose labels would change a moment later are better not begun.
     let named = sandbox.identity.is_some()
@@ -169,7 +181,7 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, cgroup_mode: &'static str) 
         runtime_handler: identity.runtime_handler,
         shim_version: sandbox.shim_version.map(|version| version.to_string()).unwrap_or_default(),
         pod_source: if reading.guest_is_source { "guest" } else { "" },
-        cgroup_mode,
+        cgroup_mode: host.cgroup_mode,
         sources: sources.collect(),
         stats: reading.stats.filter(|_| named),
     }
