@@ -31,8 +31,13 @@ pub struct GuestLoad {
 
 #[derive(Debug, Clone, Copy)]
 enum Grows {
+    /// The busy vCPU's, which is number 0, and the total's.
     User,
-    Idle,
+    /// What the guest does not use, of so many vCPUs.
+    Idle {
+        cpus: u8,
+        busy: bool,
+    },
     OtherCpu,
     Network,
     Sectors,
@@ -51,8 +56,18 @@ pub(crate) struct Template {
     guest: Vec<Piece>,
 }
 
-pub(crate) static GO: LazyLock<Template> = LazyLock::new(|| Template::cut(GO_PAGE));
-pub(crate) static RS: LazyLock<Template> = LazyLock::new(|| Template::cut(RS_PAGE));
+pub(crate) static GO: LazyLock<Template> = LazyLock::new(|| Template::cut(&with_help(GO_PAGE)));
+pub(crate) static RS: LazyLock<Template> = LazyLock::new(|| Template::cut(&with_help(RS_PAGE)));
+
+/// The captured pages came without their HELP texts; real ones are about as long as this.
+const HELP: &str = "What a real shim says here is about as long as this text is.\n";
+
+fn with_help(page: &str) -> String {
+    let lines = page.split_inclusive('\n');
+    lines
+        .map(|line| if line.starts_with("# HELP ") { line.replacen(".\n", HELP, 1) } else { line.to_owned() })
+        .collect()
+}
 
 pub(crate) fn template(runtime: Runtime) -> &'static Template {
     match runtime {
@@ -69,9 +84,12 @@ fn family(line: &str) -> &str {
 fn grows(line: &str) -> Option<Grows> {
     let cpu = line.strip_prefix("kata_guest_cpu_time{");
     match cpu {
-        // One busy vCPU: its number is 0, and the total shows it too.
         Some(rest) if rest.contains("item=\"user\"") && !rest.contains("cpu=\"1\"") => Some(Grows::User),
-        Some(rest) if rest.contains("item=\"idle\"") && rest.contains("cpu=\"1\"") => Some(Grows::Idle),
+        Some(rest) if rest.contains("item=\"idle\"") => Some(match rest {
+            _ if rest.contains("cpu=\"0\"") => Grows::Idle { cpus: 1, busy: true },
+            _ if rest.contains("cpu=\"1\"") => Grows::Idle { cpus: 1, busy: false },
+            _ => Grows::Idle { cpus: 2, busy: true },
+        }),
         Some(_) => Some(Grows::OtherCpu),
         None if line.starts_with("kata_guest_netdev_stat{interface=\"eth0\"") => {
             (line.contains("item=\"recv_bytes\"") || line.contains("item=\"sent_bytes\"")).then_some(Grows::Network)
@@ -140,7 +158,10 @@ fn number(base: f64, grows: Grows, load: GuestLoad, age: Duration) -> f64 {
     };
     match grows {
         Grows::User => cpu(base + seconds * load.cpus * 1000.0),
-        Grows::Idle => cpu(base + seconds * 1000.0),
+        Grows::Idle { cpus, busy } => {
+            let used = if busy { load.cpus } else { 0.0 };
+            cpu(base + seconds * (f64::from(cpus) - used).max(0.0) * 1000.0)
+        }
         Grows::OtherCpu => cpu(base),
         Grows::Network => base + (seconds * load.network_bytes_per_second).floor(),
         Grows::Sectors => base + (seconds * load.sectors_per_second).floor(),
@@ -155,6 +176,7 @@ mod tests {
     fn same(template: &Template, page: &str, guest_first: bool) {
         let (host, guest) = (template.host(), template.guest(GuestLoad::default(), Duration::ZERO));
         let whole = if guest_first { guest + &host } else { host + &guest };
+        let page = with_help(page);
         for (ours, theirs) in whole.lines().zip(page.lines()) {
             if ours != theirs {
                 let value = |line: &str| line.rsplit_once(' ').map(|(h, v)| (h.to_owned(), v.parse::<f64>().ok()));
@@ -172,6 +194,26 @@ mod tests {
     #[test]
     fn a_runtime_rs_page_at_time_zero_is_the_captured_one() {
         same(&RS, RS_PAGE, true);
+    }
+
+    #[test]
+    fn a_go_page_is_as_long_as_a_real_one() {
+        let bytes = GO.host().len() + GO.guest(GuestLoad::default(), Duration::ZERO).len();
+        assert!((58_000..60_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn every_vcpu_counts_all_its_time() {
+        let load = GuestLoad { cpus: 0.25, ..GuestLoad::default() };
+        let sum = |seconds: u64, cpu: &str| -> f64 {
+            let page = RS.guest(load, Duration::from_secs(seconds));
+            let of = format!("kata_guest_cpu_time{{cpu=\"{cpu}\"");
+            let values = page.lines().filter(|line| line.starts_with(&of));
+            values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        };
+        for (cpu, count) in [("0", 1.0), ("1", 1.0), ("total", 2.0)] {
+            assert_eq!(sum(10, cpu) - sum(0, cpu), count * 10_000.0, "{cpu}");
+        }
     }
 
     #[test]
