@@ -42,6 +42,14 @@ async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
         !page.contains("pod=\"pod-2\",sandbox_id")
             || !page.contains("container_memory_usage_bytes{container=\"\",id=\"/kubepods/burstable/pod2")
     );
+    // Two pages tell in which unit a guest counts; then the seconds must be those of the guest.
+    let page = agent
+        .until("CPU time", |page| {
+            page.lines().any(|line| line.starts_with("container_cpu_usage_seconds_total{") && line.contains("pod-1"))
+        })
+        .await;
+    let usage = value(&page, "container_cpu_usage_seconds_total{").unwrap();
+    assert!((1.0..600.0).contains(&usage), "{usage} s of a guest that is a minute old");
     assert_eq!(node.shims_killed(), 0);
     assert_eq!(agent.get("/metrics?sandbox=nobody").0, 404);
     assert_eq!(agent.get(&format!("/metrics?sandbox={}", ids[0])).0, 200);
