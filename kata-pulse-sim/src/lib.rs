@@ -3,10 +3,12 @@
 
 pub mod cri;
 pub mod kind;
+pub mod launch;
 pub mod node;
 pub mod page;
 pub mod role;
 mod shim;
+pub mod storm;
 
 pub use cri::{CriFault, CriFlavour, CriServer};
 pub use kind::{Fault, Kind, Runtime, SimError, Vmm};

@@ -1,9 +1,11 @@
 //! `kata-pulse-sim run`: a simulated node until SIGINT or SIGTERM.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use kata_pulse_sim::launch::{launch, simulator};
+use kata_pulse_sim::storm::{self, Storm};
 use kata_pulse_sim::{CriFlavour, CriServer, Kind, Node, SandboxSpec};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +26,29 @@ enum Command {
         /// The CRI server at `<root>/run/containerd/containerd.sock` or `<root>/run/crio/crio.sock`.
         #[arg(long, default_value = "containerd")]
         cri: Cri,
+        /// Make processes too: shim, VMM and virtiofsd of each sandbox, with Kata's names and arguments.
+        #[arg(long)]
+        processes: bool,
     },
+    /// Make noise, bounded in count and time, and say how fast it was.
+    Storm {
+        kind: StormKind,
+        /// Where directories are made.
+        #[arg(long, default_value = "/tmp")]
+        folder: PathBuf,
+        #[arg(long, default_value_t = 10_000)]
+        count: u64,
+        /// Ends the storm before the count is reached.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StormKind {
+    Exec,
+    Mkdir,
+    Syscall,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -40,20 +64,38 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = kata_pulse_sim::role::play() {
         return Ok(code);
     }
-    let command = Command::parse();
-    tokio::runtime::Runtime::new()?.block_on(run(command))?;
+    match Command::parse() {
+        Command::Run { root, sandboxes, mix, cri, processes } => {
+            let kinds = parse_mix(&mix)?;
+            tokio::runtime::Runtime::new()?.block_on(run(root, sandboxes, kinds, cri, processes))?;
+        }
+        Command::Storm { kind, folder, count, seconds } => {
+            let storm = match kind {
+                StormKind::Exec => Storm::Exec,
+                StormKind::Mkdir => Storm::Mkdir,
+                StormKind::Syscall => Storm::Syscall,
+            };
+            let (done, took) = storm::blow(storm, &folder, count, Duration::from_secs(seconds))?;
+            println!("{done} in {took:?}: {:.0} a second", done as f64 / took.as_secs_f64());
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
-    let Command::Run { root, sandboxes, mix, cri } = command;
-    let kinds = parse_mix(&mix)?;
+async fn run(root: PathBuf, sandboxes: u64, kinds: Vec<Kind>, cri: Cri, processes: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node = Arc::new(Node::new(&root));
     let server = start_cri(&node, &root, cri)?;
+    let mut shims = Vec::new();
     for (n, kind) in (1..=sandboxes).zip(kinds.iter().copied().cycle()) {
-        node.create(SandboxSpec::numbered(n, kind)).await?;
+        let mut spec = SandboxSpec::numbered(n, kind);
+        if processes {
+            let shim = launch(&root, &simulator()?, &spec.id, kind)?;
+            spec.vmm_pid = shim.helpers.get("vmm").copied().unwrap_or_default();
+            shims.push(shim);
+        }
+        node.create(spec).await?;
     }
     println!("{sandboxes} sandboxes below {}", root.display());
     tokio::select! {
@@ -61,6 +103,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     node.remove_all().await?;
+    for shim in shims {
+        shim.stop()?;
+    }
     println!("shims killed by GET /metrics: {}", node.shims_killed());
     if let Some(server) = server {
         server.stop().await;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use kata_pulse::discover::ebpf::{self, DirectoryMode, EbpfOptions, Mode};
 use kata_pulse::discover::{self, Batch, DiscoveryCounters, boot_now};
 use kata_pulse::registry::Registry;
 use kata_pulse::sandbox::{Change, Runtime};
+use kata_pulse_sim::storm::forge;
 use tokio::sync::mpsc;
 
 const SANDBOXES: usize = 1000;
@@ -53,7 +54,7 @@ impl Storm {
                 std::fs::remove_dir(elsewhere.join("x")).unwrap();
             }
         });
-        Self { stop, threads: vec![exec, mkdir], forger: forger(root, base), execs }
+        Self { stop, threads: vec![exec, mkdir], forger: forge(root, base, &id(0)).unwrap(), execs }
     }
 
     fn stop(mut self) -> u64 {
@@ -63,22 +64,6 @@ impl Storm {
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
         self.execs.load(Ordering::Relaxed)
     }
-}
-
-/// As a container would: in a mount namespace of its own it has a base directory of the same path, makes sandboxes
-/// there, and runs a program of a hypervisor's name with a victim's id.
-fn forger(root: &Path, base: &Path) -> std::process::Child {
-    let vmm = root.join("qemu-system-x86_64");
-    std::fs::copy("/bin/true", &vmm).unwrap();
-    let script = format!(
-        "mount -t tmpfs tmpfs {base} && while :; do mkdir {base}/forged-$((n++)); {vmm} -name sandbox-{victim}; done",
-        base = base.display(),
-        vmm = vmm.display(),
-        victim = id(0),
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--", "bash", "-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
 }
 
 fn id(number: usize) -> String {

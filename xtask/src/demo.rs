@@ -28,7 +28,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let mut node = Node::start(Path::new("target/debug"), options.sandboxes)?;
+        let mut node = Node::start_with(Path::new("target/debug"), options.sandboxes, &["--processes"], &[])?;
         if options.once {
             return check(&mut node, options.sandboxes);
         }
