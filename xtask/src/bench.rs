@@ -23,6 +23,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     build::run()?;
     steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    discovery()?;
     storms(options.rounds)?;
     // All Go, so that every sandbox is asked; the log is quiet, and every sandbox is asked once a second.
     let quiet = ["--log-level", "warn", "--metrics-interval-secs", "1"];
@@ -47,6 +48,39 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     scrapes(&node)?;
     println!("agent: peak memory {:.1} MB", peak_memory(pid)? as f64 / 1e6);
     Ok(())
+}
+
+/// From the kernel's timestamp to the registry, on an idle machine: directories come and go one after the other.
+fn discovery() -> anyhow::Result<()> {
+    let node = Node::start_with(Path::new("target/release"), 1, &[], &["--log-level", "warn"])?;
+    let base = node.root.join("run/kata");
+    std::fs::create_dir_all(&base)?;
+    for number in 0..500 {
+        let directory = base.join(format!("bench-{number}"));
+        std::fs::create_dir(&directory)?;
+        std::thread::sleep(Duration::from_millis(2));
+        std::fs::remove_dir(&directory)?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let page = http::get(node.address, "/metrics?filter_family=kata_pulse_discovery_latency")?.1;
+    for event in ["appeared", "gone"] {
+        let (count, bound) = quantile(&page, event, 0.99).context("no latencies on the page")?;
+        println!("discovery: of {count} {event}, 99 % within {:.1} ms (at most 10)", bound * 1e3);
+    }
+    Ok(())
+}
+
+/// Count, and the upper bound of the bucket that holds the quantile.
+fn quantile(page: &str, event: &str, share: f64) -> Option<(f64, f64)> {
+    let start = format!("kata_pulse_discovery_latency_seconds_bucket{{event=\"{event}\",le=\"");
+    let buckets: Vec<(f64, f64)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(&start)?.split_once("\"} "))
+        .filter_map(|(bound, count)| Some((bound.replace("+Inf", "inf").parse().ok()?, count.parse().ok()?)))
+        .collect();
+    let count = buckets.last()?.1;
+    let (bound, _) = buckets.into_iter().find(|(_, below)| *below >= count * share)?;
+    Some((count, bound))
 }
 
 /// CPU of the agent per page over a few seconds in which nobody scrapes.
