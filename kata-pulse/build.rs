@@ -32,7 +32,8 @@ fn name_the_build() {
 /// In pure Rust: no protoc on anybody's machine.
 fn compile_protos() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["proto/cri.proto", "proto/containers.proto", "proto/events.proto"];
+    let names = ["agent", "cri", "containers", "events", "tasks", "cgroups1", "cgroups2"];
+    let files = names.map(|name| format!("proto/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().build_server(false).build_transport(false).compile_fds(descriptors)?;
     Ok(())

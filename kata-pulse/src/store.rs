@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::convert::GuestHistory;
-use crate::model::PodStats;
-use crate::sandbox::{SandboxId, Snapshot, Source, SourceState};
+use crate::convert::{ContainerHistory, ConvertDropped, Converted, GuestHistory};
+use crate::model::{GuestStats, Stats};
+use crate::sandbox::{ContainerId, SandboxId, Snapshot, Source, SourceState};
 
 /// Shared by all; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -27,16 +27,26 @@ struct Entry {
     /// Tells lives of one id apart.
     inode: u64,
     history: GuestHistory,
+    containers: HashMap<ContainerId, ContainerHistory>,
     reading: Reading,
 }
 
 /// What was last read of one sandbox.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    pub stats: Option<Arc<PodStats>>,
-    /// The guest has given numbers: pod-level series come from it for the sandbox's whole life.
-    pub guest_is_source: bool,
+    pub stats: Option<Arc<Stats>>,
+    pub guest: Option<Arc<GuestStats>>,
+    /// Who gave the guest's numbers; pod-level series come from the guest for the sandbox's whole life then.
+    pub guest_from: Option<Source>,
+    pub containers: Arc<HashMap<ContainerId, ContainerReading>>,
     pub sources: [SourceReading; Source::ALL.len()],
+}
+
+/// What one container last said, and when.
+#[derive(Clone, Debug)]
+pub struct ContainerReading {
+    pub stats: Arc<Stats>,
+    pub at: SystemTime,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,23 +58,43 @@ pub struct SourceReading {
 }
 
 impl Store {
-    /// Takes new numbers of the guest. `convert` turns them into stats with the sandbox's own history.
-    pub fn put_guest<T>(
+    /// Takes new numbers of the guest, by `source`. `convert` turns them into stats with the sandbox's own history.
+    pub fn put_guest(
+        &self,
+        id: &SandboxId,
+        inode: u64,
+        source: Source,
+        at: SystemTime,
+        convert: impl FnOnce(&mut GuestHistory) -> Converted,
+    ) -> ConvertDropped {
+        let mut entries = self.lock();
+        let entry = entry(&mut entries, id, inode);
+        let Converted { pod, guest, dropped } = convert(&mut entry.history);
+        entry.reading.stats = Some(Arc::new(pod));
+        entry.reading.guest = Some(Arc::new(guest));
+        entry.reading.guest_from = Some(source);
+        entry.reading.sources[index(source)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
+        self.changed();
+        dropped
+    }
+
+    /// Takes new numbers of a sandbox's containers: those that are missing in `convert`'s answer have none any more.
+    /// `convert` gets each container's own history.
+    pub fn put_containers(
         &self,
         id: &SandboxId,
         inode: u64,
         at: SystemTime,
-        convert: impl FnOnce(&mut GuestHistory) -> (PodStats, T),
-    ) -> T {
+        convert: impl FnOnce(&mut HashMap<ContainerId, ContainerHistory>, &Reading) -> Vec<(ContainerId, Stats)>,
+    ) {
         let mut entries = self.lock();
         let entry = entry(&mut entries, id, inode);
-        let (stats, more) = convert(&mut entry.history);
-        entry.reading.stats = Some(Arc::new(stats));
-        entry.reading.guest_is_source = true;
-        entry.reading.sources[index(Source::Shim)] =
+        let stats = convert(&mut entry.containers, &entry.reading);
+        let readings = stats.into_iter().map(|(id, stats)| (id, ContainerReading { stats: Arc::new(stats), at }));
+        entry.reading.containers = Arc::new(readings.collect());
+        entry.reading.sources[index(Source::Runtime)] =
             SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
         self.changed();
-        more
     }
 
     /// A source gave no numbers, and why. Numbers that are not renewed are taken off the page: old ones would look
@@ -72,11 +102,15 @@ impl Store {
     pub fn put_state(&self, id: &SandboxId, inode: u64, source: Source, state: SourceState) -> bool {
         let mut entries = self.lock();
         let entry = entry(&mut entries, id, inode);
-        let slot = &mut entry.reading.sources[index(source)].state;
+        let reading = &mut entry.reading;
+        let slot = &mut reading.sources[index(source)].state;
         let is_news = *slot != Some(state);
         *slot = Some(state);
-        if source == Source::Shim && state != SourceState::Ok {
-            entry.reading.stats = None;
+        if state != SourceState::Ok && reading.guest_from == Some(source) {
+            (reading.stats, reading.guest) = (None, None);
+        }
+        if state != SourceState::Ok && source == Source::Runtime {
+            reading.containers = Arc::default();
         }
         if is_news {
             self.changed();
@@ -123,7 +157,8 @@ impl Store {
 }
 
 fn entry<'a>(entries: &'a mut HashMap<SandboxId, Entry>, id: &SandboxId, inode: u64) -> &'a mut Entry {
-    let fresh = || Entry { inode, history: GuestHistory::default(), reading: Reading::default() };
+    let fresh =
+        || Entry { inode, history: GuestHistory::default(), containers: HashMap::new(), reading: Reading::default() };
     let entry = entries.entry(id.clone()).or_insert_with(fresh);
     if entry.inode != inode {
         *entry = fresh();
@@ -143,22 +178,51 @@ mod tests {
         SandboxId::parse("aa").unwrap()
     }
 
+    fn put(store: &Store, inode: u64, source: Source) {
+        store.put_guest(&id(), inode, source, SystemTime::UNIX_EPOCH, |_| Converted::default());
+    }
+
     #[test]
     fn numbers_that_are_not_renewed_leave_the_page() {
         let store = Store::default();
-        store.put_guest(&id(), 1, SystemTime::UNIX_EPOCH, |_| (PodStats::default(), ()));
+        put(&store, 1, Source::Shim);
         assert!(store.reading(&id()).unwrap().stats.is_some());
         assert!(store.put_state(&id(), 1, Source::Shim, SourceState::Timeout));
         assert!(!store.put_state(&id(), 1, Source::Shim, SourceState::Timeout), "no news");
         let reading = store.reading(&id()).unwrap();
-        assert!(reading.stats.is_none() && reading.guest_is_source);
+        assert!(reading.stats.is_none() && reading.guest.is_none() && reading.guest_from.is_some());
         assert_eq!(reading.sources[index(Source::Shim)].collected, Some(SystemTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn what_came_by_one_door_is_not_taken_away_by_the_state_of_the_other() {
+        let store = Store::default();
+        put(&store, 1, Source::Agent);
+        store.put_state(&id(), 1, Source::Shim, SourceState::Unsafe);
+        assert!(store.reading(&id()).unwrap().stats.is_some());
+        store.put_state(&id(), 1, Source::Agent, SourceState::Denied);
+        assert!(store.reading(&id()).unwrap().stats.is_none());
+    }
+
+    #[test]
+    fn containers_without_new_numbers_leave_the_page() {
+        let (store, at) = (Store::default(), SystemTime::UNIX_EPOCH);
+        let container = |name: &str| ContainerId::parse(name).unwrap();
+        let put = |names: &[&str]| {
+            store.put_containers(&id(), 1, at, |_, _| {
+                names.iter().map(|name| (container(name), Stats::default())).collect()
+            });
+            store.reading(&id()).unwrap().containers.len()
+        };
+        assert_eq!((put(&["c1", "c2"]), put(&["c2"])), (2, 1));
+        store.put_state(&id(), 1, Source::Runtime, SourceState::Timeout);
+        assert!(store.reading(&id()).unwrap().containers.is_empty());
     }
 
     #[test]
     fn another_life_of_an_id_starts_with_nothing() {
         let store = Store::default();
-        store.put_guest(&id(), 1, SystemTime::now(), |_| (PodStats::default(), ()));
+        put(&store, 1, Source::Shim);
         store.put_state(&id(), 2, Source::Cri, SourceState::Ok);
         assert!(store.reading(&id()).unwrap().stats.is_none());
         store.retain(&Snapshot::default());

@@ -1,6 +1,7 @@
 //! Wiring only: the one place that knows every module.
 
-mod collecting;
+mod containers;
+mod guest;
 mod page;
 
 use std::path::Path;
@@ -14,10 +15,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::collect::cri::{self, CriUpdate};
+use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
-use crate::config::{Config, EbpfDirectories, EbpfMode};
+use crate::config::{Config, EbpfDirectories, EbpfMode, Level};
 use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
 use crate::registry::Registry;
@@ -27,7 +28,8 @@ use crate::store::{Store, index};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Own};
 use crate::{serve, version};
-use collecting::ShimCollector;
+use containers::{ContainerCollector, OomCounts};
+use guest::GuestCollector;
 use page::{Pages, Readiness};
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
@@ -51,13 +53,30 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     let (tasks, own, registry, store) = (Tasks::default(), Own::new(), Registry::default(), Store::default());
     let readiness = Arc::new(Readiness::default());
-    let (scrapes, scraped) = mpsc::channel(64);
+    let (scrapes, [for_guests, for_containers]) = broadcast_scrapes();
+    let (connected, runtime) = watch::channel(None);
+    let ooms = OomCounts::default();
 
     let kernel = start_ebpf(&config, &own).await?;
-    let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf: ebpf_state(&config, kernel.as_ref()) };
+    let containers = config.levels.contains(&Level::Container);
+    let ebpf = ebpf_state(&config, kernel.as_ref());
+    let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
-    start_collection(&tasks, &config, &own, &registry, &store, scraped);
-    start_naming(&tasks, &config, &registry, &store);
+    start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests);
+    if containers {
+        let collector = ContainerCollector {
+            store: store.clone(),
+            own: own.clone(),
+            runtime,
+            ooms: ooms.clone(),
+            one_by_one: tokio::sync::Mutex::default(),
+        };
+        let interval = config.metrics_interval;
+        let collector = Arc::new(collector);
+        let scheduling = schedule::run(registry.subscribe(), for_containers, interval, containers::RULES, collector);
+        tasks.spawn("container collection", scheduling);
+    }
+    start_naming(&tasks, &config, &registry, &store, connected, ooms);
     tasks.spawn("readiness", watch_first_collection(registry.subscribe(), store.clone(), readiness.clone()));
     tasks.spawn("own process", telemetry::process::run(own.clone(), tasks.stopping()));
 
@@ -205,7 +224,14 @@ fn count(own: &Own, event: &DiscoveryEvent, published: Duration) {
     }
 }
 
-fn start_collection(
+/// Every scheduler learns the scraper's rhythm.
+fn broadcast_scrapes() -> (Vec<mpsc::Sender<schedule::Scraped>>, [mpsc::Receiver<schedule::Scraped>; 2]) {
+    let (first, for_guests) = mpsc::channel(64);
+    let (second, for_containers) = mpsc::channel(64);
+    (vec![first, second], [for_guests, for_containers])
+}
+
+fn start_guest_collection(
     tasks: &Tasks,
     config: &Config,
     own: &Own,
@@ -213,7 +239,7 @@ fn start_collection(
     store: &Store,
     scraped: mpsc::Receiver<schedule::Scraped>,
 ) {
-    let collector = ShimCollector {
+    let collector = GuestCollector {
         registry: registry.clone(),
         store: store.clone(),
         own: own.clone(),
@@ -222,31 +248,55 @@ fn start_collection(
         ticks_per_second: procfs::ticks_per_second() as f64,
         started: Instant::now(),
     };
-    let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, Arc::new(collector));
-    tasks.spawn("collection", scheduling);
+    let collector = Arc::new(collector);
+    let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, guest::RULES, collector);
+    tasks.spawn("guest collection", scheduling);
 }
 
-fn start_naming(tasks: &Tasks, config: &Config, registry: &Registry, store: &Store) {
+fn start_naming(
+    tasks: &Tasks,
+    config: &Config,
+    registry: &Registry,
+    store: &Store,
+    connected: watch::Sender<Option<Client>>,
+    ooms: OomCounts,
+) {
     let (sender, updates) = mpsc::channel(4);
-    tasks.spawn("container runtime", cri::run(config.runtime_endpoint.clone(), registry.subscribe(), sender));
-    tasks.spawn("names", name_sandboxes(updates, registry.clone(), store.clone()));
+    let naming = cri::run(config.runtime_endpoint.clone(), registry.subscribe(), sender, connected);
+    tasks.spawn("container runtime", naming);
+    tasks.spawn("names", name_sandboxes(updates, registry.clone(), store.clone(), ooms));
 }
 
-async fn name_sandboxes(mut updates: mpsc::Receiver<CriUpdate>, registry: Registry, store: Store) {
+async fn name_sandboxes(mut updates: mpsc::Receiver<CriUpdate>, registry: Registry, store: Store, ooms: OomCounts) {
     while let Some(update) = updates.recv().await {
-        if let CriUpdate::Names { names, .. } = &update {
-            registry.name(names.clone(), Instant::now());
-        }
-        for (id, sandbox) in registry.snapshot().iter() {
-            let state = match &update {
-                CriUpdate::Unreachable(state) => *state,
-                CriUpdate::Names { names, .. } if names.contains_key(id) => SourceState::Ok,
-                CriUpdate::Names { without_pod, .. } if without_pod.contains(id) => SourceState::Unsupported,
-                // The runtime knew it once and does not any more.
-                CriUpdate::Names { .. } if sandbox.identity.is_some() => SourceState::Gone,
-                CriUpdate::Names { .. } => SourceState::Booting,
-            };
-            store.put_state(id, sandbox.directory_inode, Source::Cri, state);
+        match update {
+            CriUpdate::Names { names, without_pod } => {
+                registry.name(names.clone(), Instant::now());
+                for (id, sandbox) in registry.snapshot().iter() {
+                    let state = match &sandbox.identity {
+                        _ if names.contains_key(id) => SourceState::Ok,
+                        _ if without_pod.contains(id) => SourceState::Unsupported,
+                        // The runtime knew it once and does not any more.
+                        Some(_) => SourceState::Gone,
+                        None => SourceState::Booting,
+                    };
+                    store.put_state(id, sandbox.directory_inode, Source::Cri, state);
+                    if state == SourceState::Unsupported {
+                        // Nobody will ever tell of its containers.
+                        store.put_state(id, sandbox.directory_inode, Source::Runtime, state);
+                    }
+                }
+            }
+            CriUpdate::Containers(containers) => {
+                ooms.retain(|id| containers.values().flatten().any(|container| container.id == *id));
+                registry.contain(containers, Instant::now());
+            }
+            CriUpdate::OutOfMemory(container) => ooms.count(container),
+            CriUpdate::Unreachable(state) => {
+                for (id, sandbox) in registry.snapshot().iter() {
+                    store.put_state(id, sandbox.directory_inode, Source::Cri, state);
+                }
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Readiness {
 pub(super) struct Pages {
     pub scraper: Scraper,
     pub readiness: Arc<Readiness>,
-    pub scrapes: mpsc::Sender<Scraped>,
+    pub scrapes: Vec<mpsc::Sender<Scraped>>,
 }
 
 impl PageSource for Pages {
@@ -58,6 +58,8 @@ impl PageSource for Pages {
 
     fn note_scrape(&self, peer: SocketAddr) {
         // A full queue means that the scheduler has enough scrapes to learn from.
-        let _ = self.scrapes.try_send(Scraped { from: peer.ip(), at: Instant::now() });
+        for scrapes in &self.scrapes {
+            let _ = scrapes.try_send(Scraped { from: peer.ip(), at: Instant::now() });
+        }
     }
 }

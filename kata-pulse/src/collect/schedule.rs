@@ -3,7 +3,7 @@
 //! At most one request is in flight per sandbox, a bounded number in total, and those that did not answer last time
 //! wait in a lane of their own, so that hung sandboxes delay nobody. Nothing is sent to a sandbox that is stopping.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,14 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::pace::{Pace, ScrapeClock};
-use crate::sandbox::{Sandbox, SandboxId, SandboxState, Snapshot};
+use crate::sandbox::{Sandbox, SandboxId, Snapshot};
 
-/// Requests under way to sandboxes that answered last time, or were never asked.
-const HEALTHY_LANE: usize = 16;
-/// Requests under way to sandboxes that did not.
-const SUSPECT_LANE: usize = 4;
-/// After the first time-out, doubled with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 /// The second page comes soon: only two tell in which unit a guest counts its CPU time.
 const SECOND_TURN: Duration = Duration::from_secs(3);
@@ -29,8 +23,30 @@ const SECOND_TURN_SPREAD: Duration = Duration::from_secs(5);
 const FIRST_BOOT_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_BOOT_RETRY: Duration = Duration::from_secs(10);
 
+/// How one source may be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Requests under way to sandboxes that answered last time, or were never asked.
+    pub healthy_lane: usize,
+    /// Requests under way to sandboxes that did not.
+    pub suspect_lane: usize,
+    /// After the first time-out, doubled with each further one. A shim may work on a request long after nobody waits
+    /// for it any more: until then a second one would pile up on it.
+    pub first_backoff: Duration,
+    /// Only two pages tell in which unit a guest counts its CPU time: the second is asked for soon.
+    pub second_turn_soon: bool,
+    /// A change of the key is a reason to ask at once also where there are numbers already.
+    pub news_is_urgent: bool,
+}
+
 /// Asks one sandbox; every wait in it has a deadline.
 pub trait Collect: Send + Sync + 'static {
+    /// What a new look depends on: when it changes, a sandbox without numbers is asked at once.
+    type Key: PartialEq + Send;
+
+    /// `None`: there is nothing to ask of this sandbox, or it must be left alone.
+    fn key(&self, sandbox: &Sandbox) -> Option<Self::Key>;
+
     fn collect(&self, sandbox: Arc<Sandbox>) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -50,8 +66,10 @@ pub enum Outcome {
 }
 
 #[derive(Debug)]
-struct Job {
-    key: Key,
+struct Job<K> {
+    /// Tells lives of one id apart.
+    inode: u64,
+    key: K,
     due: Instant,
     /// Spreads sandboxes over the period.
     phase: f64,
@@ -67,54 +85,41 @@ struct Job {
     boot_tries: u32,
 }
 
-/// What a new look depends on: when it changes, a sandbox without numbers is asked at once.
-#[derive(Clone, Debug, PartialEq)]
-struct Key {
-    inode: u64,
-    evidence: crate::sandbox::Evidence,
-    state: SandboxState,
-}
-
-impl Key {
-    fn of(sandbox: &Sandbox) -> Self {
-        Self { inode: sandbox.directory_inode, evidence: sandbox.evidence(), state: sandbox.state }
-    }
-}
-
 /// Who is due when. Pure.
 #[derive(Debug)]
-pub(crate) struct Timetable {
-    jobs: HashMap<SandboxId, Job>,
+pub(crate) struct Timetable<K> {
+    rules: Rules,
+    jobs: HashMap<SandboxId, Job<K>>,
     due: BTreeSet<(Instant, SandboxId)>,
     pace: Pace,
     in_flight: [usize; 2],
 }
 
-impl Timetable {
-    fn new(pace: Pace) -> Self {
-        Self { jobs: HashMap::new(), due: BTreeSet::new(), pace, in_flight: [0, 0] }
+impl<K: PartialEq> Timetable<K> {
+    fn new(rules: Rules, pace: Pace) -> Self {
+        Self { rules, jobs: HashMap::new(), due: BTreeSet::new(), pace, in_flight: [0, 0] }
     }
 
-    fn sync(&mut self, snapshot: &Snapshot, now: Instant) {
-        let wanted = |id: &SandboxId| snapshot.get(id).filter(|sandbox| may_be_asked(sandbox));
-        let gone: Vec<SandboxId> = self
-            .jobs
-            .iter()
-            .filter(|(id, job)| !job.running && wanted(id).is_none())
-            .map(|(id, _)| id.clone())
-            .collect();
+    fn sync(&mut self, snapshot: &Snapshot, key: impl Fn(&Sandbox) -> Option<K>, now: Instant) {
+        let mut wanted = HashSet::with_capacity(snapshot.len());
+        for (id, sandbox) in snapshot.iter() {
+            if let Some(key) = key(sandbox) {
+                wanted.insert(id);
+                self.sync_one(id, sandbox.directory_inode, key, now);
+            }
+        }
+        let unwanted = |(id, job): &(&SandboxId, &Job<K>)| !job.running && !wanted.contains(*id);
+        let gone: Vec<SandboxId> = self.jobs.iter().filter(unwanted).map(|(id, _)| id.clone()).collect();
         for id in gone {
             self.remove(&id);
         }
-        for (id, sandbox) in snapshot.iter().filter(|(_, sandbox)| may_be_asked(sandbox)) {
-            self.sync_one(id, Key::of(sandbox), now);
-        }
     }
 
-    fn sync_one(&mut self, id: &SandboxId, key: Key, now: Instant) {
+    fn sync_one(&mut self, id: &SandboxId, inode: u64, key: K, now: Instant) {
         let Some(job) = self.jobs.get_mut(id) else {
             let phase = phase(id);
             let job = Job {
+                inode,
                 key,
                 due: now,
                 phase,
@@ -130,18 +135,18 @@ impl Timetable {
             self.jobs.insert(id.clone(), job);
             return;
         };
-        if job.key == key {
+        let reborn = job.inode != inode;
+        if job.key == key && !reborn {
             return;
         }
-        let reborn = job.key.inode != key.inode;
-        job.key = key;
+        (job.inode, job.key) = (inode, key);
         if reborn {
             job.collected = 0;
             job.timeouts = 0;
         }
         if job.running {
             job.again = true;
-        } else if job.wants_evidence || reborn {
+        } else if job.wants_evidence || reborn || (self.rules.news_is_urgent && job.timeouts == 0) {
             self.reschedule(id, now);
         }
     }
@@ -177,7 +182,7 @@ impl Timetable {
 
     /// When the next one is due for which there is room.
     fn next_due(&self) -> Option<Instant> {
-        let open = [self.in_flight[0] < HEALTHY_LANE, self.in_flight[1] < SUSPECT_LANE];
+        let open = [self.in_flight[0] < self.rules.healthy_lane, self.in_flight[1] < self.rules.suspect_lane];
         if !open[0] && !open[1] {
             return None;
         }
@@ -186,7 +191,7 @@ impl Timetable {
 
     /// The next one that is due now, marked as running.
     fn take_due(&mut self, now: Instant) -> Option<SandboxId> {
-        let open = [self.in_flight[0] < HEALTHY_LANE, self.in_flight[1] < SUSPECT_LANE];
+        let open = [self.in_flight[0] < self.rules.healthy_lane, self.in_flight[1] < self.rules.suspect_lane];
         let (due, id) = self
             .due
             .iter()
@@ -212,18 +217,18 @@ impl Timetable {
                 job.collected = job.collected.saturating_add(1);
                 (job.timeouts, job.boot_tries) = (0, 0);
                 match (self.pace, job.collected) {
-                    (Pace::Interval(interval), 1) => {
+                    (Pace::Interval(interval), 1) if self.rules.second_turn_soon => {
                         asked + interval.min(SECOND_TURN + SECOND_TURN_SPREAD.mul_f64(job.phase))
                     }
                     // From here on the sandboxes are spread over the interval.
-                    (Pace::Interval(interval), 2) => asked + interval.mul_f64(0.5 + 0.5 * job.phase),
+                    (Pace::Interval(interval), 1 | 2) => asked + interval.mul_f64(0.5 + 0.5 * job.phase),
                     (pace, _) => pace.next(asked, job.phase, now),
                 }
             }
             Outcome::TimedOut => {
                 job.timeouts += 1;
-                let backoff = FIRST_BACKOFF * 2u32.saturating_pow((job.timeouts - 1).min(10));
-                now + backoff.min(LONGEST_BACKOFF).max(self.pace.period())
+                let backoff = self.rules.first_backoff * 2u32.saturating_pow((job.timeouts - 1).min(10));
+                now + backoff.min(LONGEST_BACKOFF.max(self.rules.first_backoff)).max(self.pace.period())
             }
             Outcome::Booting => {
                 job.boot_tries += 1;
@@ -235,7 +240,8 @@ impl Timetable {
             }
         };
         job.wants_evidence = matches!(outcome, Outcome::Booting | Outcome::Unsafe);
-        let soon = job.again && job.wants_evidence;
+        let urgent = self.rules.news_is_urgent && outcome != Outcome::TimedOut;
+        let soon = job.again && (job.wants_evidence || urgent);
         job.due = due;
         self.due.insert((due, id.clone()));
         if soon {
@@ -244,14 +250,10 @@ impl Timetable {
     }
 }
 
-impl Job {
+impl<K> Job<K> {
     fn lane(&self) -> usize {
         usize::from(self.timeouts > 0)
     }
-}
-
-fn may_be_asked(sandbox: &Sandbox) -> bool {
-    sandbox.has_socket && sandbox.state != SandboxState::Stopping
 }
 
 /// Stable, so that a sandbox keeps its place in the period.
@@ -275,14 +277,15 @@ pub async fn run<C: Collect>(
     mut snapshots: watch::Receiver<Snapshot>,
     mut scrapes: mpsc::Receiver<Scraped>,
     interval: Duration,
+    rules: Rules,
     collector: Arc<C>,
 ) {
     let mut clock = ScrapeClock::new(interval);
-    let mut timetable = Timetable::new(Pace::Interval(interval));
+    let mut timetable = Timetable::new(rules, Pace::Interval(interval));
     let mut running: JoinSet<(SandboxId, Outcome)> = JoinSet::new();
     let mut tasks: HashMap<tokio::task::Id, SandboxId> = HashMap::new();
     let mut snapshot = snapshots.borrow_and_update().clone();
-    timetable.sync(&snapshot, Instant::now());
+    timetable.sync(&snapshot, |sandbox| collector.key(sandbox), Instant::now());
     loop {
         while let Some(id) = timetable.take_due(Instant::now()) {
             let Some(sandbox) = snapshot.get(&id).cloned() else {
@@ -300,7 +303,7 @@ pub async fn run<C: Collect>(
             changed = snapshots.changed() => {
                 if changed.is_err() { return; }
                 snapshot = snapshots.borrow_and_update().clone();
-                timetable.sync(&snapshot, Instant::now());
+                timetable.sync(&snapshot, |sandbox| collector.key(sandbox), Instant::now());
             }
             Some(scraped) = scrapes.recv() => clock.arrived(scraped.from, scraped.at),
             Some(joined) = running.join_next_with_id() => {
@@ -312,7 +315,7 @@ pub async fn run<C: Collect>(
                 tasks.remove(&task);
                 if let Some(id) = id {
                     timetable.finished(&id, outcome, Instant::now());
-                    if !snapshot.get(&id).is_some_and(|sandbox| may_be_asked(sandbox)) { timetable.remove(&id); }
+                    if snapshot.get(&id).and_then(|sandbox| collector.key(sandbox)).is_none() { timetable.remove(&id); }
                 }
             }
             () = sleep_until(next) => {}
@@ -331,9 +334,24 @@ async fn sleep_until(due: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::SandboxState;
     use std::collections::BTreeMap;
 
     const INTERVAL: Duration = Duration::from_secs(60);
+    const RULES: Rules = Rules {
+        healthy_lane: 16,
+        suspect_lane: 4,
+        first_backoff: Duration::from_secs(15),
+        second_turn_soon: true,
+        news_is_urgent: false,
+    };
+
+    type Key = (SandboxState, Option<crate::sandbox::Vmm>);
+
+    fn key(sandbox: &Sandbox) -> Option<Key> {
+        let may_be_asked = sandbox.has_socket && sandbox.state != SandboxState::Stopping;
+        may_be_asked.then_some((sandbox.state, sandbox.vmm_from_state))
+    }
 
     fn sandbox(name: &str) -> Sandbox {
         let id = SandboxId::parse(name).unwrap();
@@ -352,6 +370,7 @@ mod tests {
             agent_address: None,
             created_unix_ms: None,
             identity: None,
+            containers: Vec::new(),
         }
     }
 
@@ -359,40 +378,40 @@ mod tests {
         Arc::new(sandboxes.into_iter().map(|one| (one.id.clone(), Arc::new(one))).collect::<BTreeMap<_, _>>())
     }
 
-    fn take_all(timetable: &mut Timetable, now: Instant) -> Vec<SandboxId> {
+    fn take_all(timetable: &mut Timetable<Key>, now: Instant) -> Vec<SandboxId> {
         std::iter::from_fn(|| timetable.take_due(now)).collect()
     }
 
     #[test]
     fn a_ready_sandbox_is_asked_at_once_and_only_once_at_a_time() {
         let now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
-        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
         assert_eq!(take_all(&mut timetable, now).len(), 1);
-        timetable.sync(&snapshot([sandbox("aa")]), now + INTERVAL);
+        timetable.sync(&snapshot([sandbox("aa")]), key, now + INTERVAL);
         assert!(take_all(&mut timetable, now + 10 * INTERVAL).is_empty());
     }
 
     #[test]
     fn stopping_sandboxes_and_those_without_socket_are_left_alone() {
         let now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
         let stopping = Sandbox { state: SandboxState::Stopping, ..sandbox("aa") };
         let booting = Sandbox { has_socket: false, ..sandbox("bb") };
-        timetable.sync(&snapshot([stopping, booting]), now);
+        timetable.sync(&snapshot([stopping, booting]), key, now);
         assert!(take_all(&mut timetable, now + INTERVAL).is_empty());
     }
 
     #[test]
     fn what_is_in_flight_is_bounded_and_hung_ones_have_their_own_lane() {
         let now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
         let many = || snapshot((0..100).map(|n| sandbox(&format!("sandbox-{n}"))));
-        timetable.sync(&many(), now);
+        timetable.sync(&many(), key, now);
         let mut hung = Vec::new();
         while hung.len() < 50 {
             let batch = take_all(&mut timetable, now);
-            assert!(batch.len() <= HEALTHY_LANE);
+            assert!(batch.len() <= RULES.healthy_lane);
             for id in &batch {
                 timetable.finished(id, Outcome::TimedOut, now);
             }
@@ -409,15 +428,15 @@ mod tests {
         let later = now + INTERVAL;
         let batch = take_all(&mut timetable, later);
         let suspects = batch.iter().filter(|id| hung.contains(id)).count();
-        assert_eq!((suspects, batch.len() - suspects), (SUSPECT_LANE, HEALTHY_LANE));
+        assert_eq!((suspects, batch.len() - suspects), (RULES.suspect_lane, RULES.healthy_lane));
     }
 
     #[test]
     fn back_off_from_a_shim_that_times_out_grows_to_minutes() {
         let mut now = Instant::now();
         let id = sandbox("aa").id;
-        let mut timetable = Timetable::new(Pace::Interval(Duration::from_secs(10)));
-        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut timetable = Timetable::new(RULES, Pace::Interval(Duration::from_secs(10)));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
         let mut waits = Vec::new();
         for _ in 0..8 {
             assert_eq!(timetable.take_due(now), Some(id.clone()));
@@ -432,22 +451,37 @@ mod tests {
     #[test]
     fn new_evidence_brings_an_unsafe_sandbox_another_look() {
         let now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
-        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
         let id = timetable.take_due(now).unwrap();
         timetable.finished(&id, Outcome::Unsafe, now);
-        timetable.sync(&snapshot([sandbox("aa")]), now);
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
         assert_eq!(timetable.take_due(now), None);
         let known = Sandbox { vmm_from_state: Some(crate::sandbox::Vmm::Dragonball), ..sandbox("aa") };
-        timetable.sync(&snapshot([known]), now);
+        timetable.sync(&snapshot([known]), key, now);
         assert_eq!(timetable.take_due(now), Some(id));
+    }
+
+    #[test]
+    fn urgent_news_is_asked_for_at_once_unless_the_last_answer_never_came() {
+        let now = Instant::now();
+        let mut timetable = Timetable::new(Rules { news_is_urgent: true, ..RULES }, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
+        let id = timetable.take_due(now).unwrap();
+        timetable.finished(&id, Outcome::Collected, now);
+        let changed = || Sandbox { vmm_from_state: Some(crate::sandbox::Vmm::Qemu), ..sandbox("aa") };
+        timetable.sync(&snapshot([changed()]), key, now);
+        assert_eq!(timetable.take_due(now), Some(id.clone()));
+        timetable.finished(&id, Outcome::TimedOut, now);
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
+        assert_eq!(timetable.take_due(now), None);
     }
 
     #[test]
     fn the_second_page_comes_soon_and_later_ones_are_spread() {
         let mut now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
-        timetable.sync(&snapshot([sandbox("aa")]), now);
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
         let mut waits = Vec::new();
         for _ in 0..4 {
             let id = timetable.take_due(now).unwrap();
@@ -464,9 +498,9 @@ mod tests {
     #[test]
     fn a_sandbox_that_ends_is_forgotten() {
         let now = Instant::now();
-        let mut timetable = Timetable::new(Pace::Interval(INTERVAL));
-        timetable.sync(&snapshot([sandbox("aa")]), now);
-        timetable.sync(&snapshot([]), now);
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
+        timetable.sync(&snapshot([]), key, now);
         assert!(timetable.jobs.is_empty() && timetable.due.is_empty());
     }
 }

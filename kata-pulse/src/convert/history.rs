@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::unit::UnitFinder;
 
-/// Distinct interfaces, and disks, over the life of a sandbox.
+/// Distinct interfaces, disks, and mounts, over the life of a sandbox.
 const MAX_DEVICES: usize = 64;
 
 /// What conversion left out, and why.
@@ -22,8 +22,10 @@ pub struct GuestHistory {
     pub(super) unit: UnitFinder,
     /// user, system, page faults, major page faults, OOM kills.
     pub(super) counters: Highest<5>,
+    pub(super) modes: Highest<8>,
     pub(super) interfaces: Devices<8>,
-    pub(super) disks: Devices<4>,
+    pub(super) disks: Devices<14>,
+    pub(super) mounts: Devices<0>,
 }
 
 /// The highest value so far of some counters.

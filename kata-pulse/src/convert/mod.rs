@@ -1,8 +1,12 @@
 //! Raw samples → cAdvisor's words. No IO, no clock: time comes in with the sample.
 
+mod guest;
 mod history;
-mod shim;
+mod quirks;
+mod task;
 mod unit;
 
+pub use guest::{Converted, Moment, convert};
 pub use history::{ConvertDropped, GuestHistory};
-pub use shim::{Moment, convert};
+pub use quirks::{KnownDefect, known_defects};
+pub use task::{ContainerHistory, TaskContext, convert_task};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::PodStats;
+use super::{GuestStats, Stats};
 
 #[derive(Clone, Debug, Default)]
 pub struct SandboxPage {
@@ -23,8 +23,37 @@ pub struct SandboxPage {
     /// `v1`, `v2`, or empty where the host's cgroups cannot be seen.
     pub cgroup_mode: &'static str,
     pub sources: Vec<SourcePage>,
-    /// `None`: no source has given numbers.
-    pub stats: Option<Arc<PodStats>>,
+    /// Of the pod as a whole; `None`: no source has given numbers.
+    pub stats: Option<Arc<Stats>>,
+    pub guest: Option<Arc<GuestStats>>,
+    pub containers: Vec<ContainerPage>,
+}
+
+/// One workload container.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerPage {
+    pub container: String,
+    /// The `id` label: the cgroup that it would have on the host.
+    pub cgroup: String,
+    pub image: String,
+    pub name: String,
+    pub created_unix_seconds: Option<f64>,
+    pub started_unix_seconds: Option<f64>,
+    /// When it last gave numbers.
+    pub seen_unix_seconds: Option<f64>,
+    pub limits: Limits,
+    pub stats: Option<Arc<Stats>>,
+}
+
+/// As cAdvisor shows them: 0 is no limit, and `None` is not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    pub cpu_period_us: Option<f64>,
+    pub cpu_quota_us: Option<f64>,
+    pub cpu_shares: Option<f64>,
+    pub memory_bytes: Option<f64>,
+    pub memory_swap_bytes: Option<f64>,
+    pub open_files: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 pub use record::{AgentReply, Leftover};
 use record::{Record, Stage};
 
-use crate::sandbox::{Change, DiscoveryEvent, Identity, Sandbox, SandboxId, Snapshot};
+use crate::sandbox::{Change, Containers, DiscoveryEvent, Identity, Sandbox, SandboxId, Snapshot};
 
 /// Names that came before their sandbox are kept, but not without bound.
 const MAX_EARLY_NAMES: usize = 10_000;
@@ -37,6 +37,8 @@ struct Inner {
     touched: BTreeSet<SandboxId>,
     /// The newest list of the container runtime.
     names: Arc<BTreeMap<SandboxId, Identity>>,
+    /// The running containers of each sandbox.
+    containers: Arc<Containers>,
 }
 
 /// Directories that are no sandboxes any more, by kind.
@@ -75,6 +77,11 @@ impl Registry {
         self.change(now, |inner| inner.name(names));
     }
 
+    /// The running containers of all sandboxes: one that is missing has ended.
+    pub fn contain(&self, containers: Arc<Containers>, now: Instant) {
+        self.change(now, |inner| inner.contain(containers));
+    }
+
     /// What the shim's socket said to the one harmless question. `inode` tells for which life of the id.
     pub fn agent_replied(&self, id: &SandboxId, inode: u64, reply: AgentReply, now: Instant) {
         self.change(now, |inner| {
@@ -108,6 +115,7 @@ impl Inner {
             Change::Appeared(appeared) => {
                 let mut record = Record::new(appeared, now);
                 record.identify(self.names.get(&appeared.id));
+                record.contain(self.containers.get(&appeared.id).map_or(&[], Vec::as_slice));
                 self.records.insert(appeared.id.clone(), record);
                 self.touched.insert(appeared.id.clone());
             }
@@ -143,6 +151,15 @@ impl Inner {
             }
         }
         self.names = names;
+    }
+
+    fn contain(&mut self, containers: Arc<Containers>) {
+        for (id, record) in &mut self.records {
+            if record.contain(containers.get(id).map_or(&[], Vec::as_slice)) {
+                self.touched.insert(id.clone());
+            }
+        }
+        self.containers = containers;
     }
 
     /// Brings `snapshot` up to date; says whether anything differs.

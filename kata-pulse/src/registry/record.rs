@@ -1,9 +1,10 @@
 //! The life of one sandbox, decided from what is known of it. Pure.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::sandbox::{
-    AgentAddress, Appeared, DirectoryFacts, Identity, Process, ProcessFound, ProcessRole, Runtime, Sandbox,
+    AgentAddress, Appeared, Container, DirectoryFacts, Identity, Process, ProcessFound, ProcessRole, Runtime, Sandbox,
     SandboxState,
 };
 
@@ -69,6 +70,7 @@ impl Record {
                 agent_address: None,
                 created_unix_ms: appeared.created_unix_ms,
                 identity: None,
+                containers: Vec::new(),
             },
             base_runtime: appeared.runtime,
             shim_place: None,
@@ -146,6 +148,15 @@ impl Record {
         };
         self.sandbox.identity = Some(identity.clone());
         true
+    }
+
+    /// Says whether anything changed.
+    pub(super) fn contain(&mut self, containers: &[Arc<Container>]) -> bool {
+        let changed = self.sandbox.containers != containers;
+        if changed {
+            self.sandbox.containers = containers.to_vec();
+        }
+        changed
     }
 
     pub(super) fn agent_replied(&mut self, reply: AgentReply) {

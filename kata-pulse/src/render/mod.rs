@@ -28,8 +28,12 @@ pub struct Selection {
 
 impl Selection {
     fn wants(&self, family: &families::Family) -> bool {
-        let level = family.scope != Scope::Pod || self.levels.contains(&Level::Pod);
-        level && family.kind.is_none_or(|kind| !self.disabled.contains(&kind))
+        family.kind.is_none_or(|kind| !self.disabled.contains(&kind))
+    }
+
+    /// Whether series of a level are wanted; only cAdvisor's families have levels.
+    fn has(&self, family: &families::Family, level: Level) -> bool {
+        family.scope != Scope::Cadvisor || self.levels.contains(&level)
     }
 }
 
@@ -41,7 +45,7 @@ pub fn render(
     format: Format,
     named: impl Fn(&str) -> bool,
 ) -> Vec<u8> {
-    let mut writer = Writer::new(format, sandboxes);
+    let mut writer = Writer::new(format, selection, sandboxes);
     let mut foreign = foreign.iter().filter(|family| named(&family.name)).peekable();
     for family in families::ALL.iter().filter(|family| selection.wants(family) && named(family.name)) {
         while let Some(earlier) = foreign.next_if(|other| other.name.as_str() < family.name) {

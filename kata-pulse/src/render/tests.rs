@@ -1,5 +1,8 @@
 use super::*;
-use crate::model::{DiskStats, InterfaceStats, PodStats, SourcePage, TrafficStats};
+use crate::model::{
+    ContainerPage, DiskStats, FilesystemStats, GuestDiskStats, GuestStats, HugePageStats, InterfaceStats, Limits,
+    SourcePage, Stats, TrafficStats,
+};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -9,16 +12,19 @@ fn everything() -> Selection {
     Selection { levels: BTreeSet::from([Level::Pod, Level::Container]), disabled: BTreeSet::new() }
 }
 
-fn sandbox(id: &str, pod: &str) -> SandboxPage {
+fn disk(numbers: Option<(u64, u64)>) -> DiskStats {
     let some = Some(1.0);
+    let device = "/dev/vda".into();
+    DiskStats { device, numbers, read_bytes: some, written_bytes: some, reads: some, writes: some }
+}
+
+fn pod_stats() -> Stats {
     let traffic = TrafficStats { bytes: Some(468.0), packets: Some(5.0), errors: Some(0.0), dropped: Some(0.0) };
-    let disk =
-        DiskStats { device: "/dev/vda".into(), read_bytes: some, written_bytes: some, reads: some, writes: some };
-    let mut stats = PodStats {
+    let mut stats = Stats {
         oom_events: Some(0.0),
         interfaces: vec![InterfaceStats { name: "eth0".into(), receive: traffic, transmit: traffic }],
-        disks: vec![disk],
-        ..PodStats::default()
+        disks: vec![disk(None)],
+        ..Stats::default()
     };
     stats.cpu.usage_seconds = Some(8.36);
     stats.cpu.user_seconds = Some(4.89);
@@ -28,6 +34,103 @@ fn sandbox(id: &str, pod: &str) -> SandboxPage {
     stats.memory.page_faults = Some(10.0);
     stats.memory.major_page_faults = Some(2.0);
     stats.processes.threads = Some(56.0);
+    stats.processes.guest_tasks = Some(56.0);
+    stats
+}
+
+/// Every number there is.
+fn container_stats() -> Stats {
+    let some = Some(2.0);
+    let mut stats = pod_stats();
+    stats.interfaces.clear();
+    stats.disks = vec![disk(Some((254, 0)))];
+    stats.processes.guest_tasks = None;
+    stats.processes.threads_max = Some(0.0);
+    let pages = HugePageStats { page_size: "2MB".into(), usage_bytes: some, max_usage_bytes: some, limit_hits: some };
+    stats.huge_pages = vec![pages];
+    stats.writable_layer_bytes = some;
+    stats.throttling.periods = some;
+    stats.throttling.throttled_periods = some;
+    stats.throttling.throttled_seconds = some;
+    let memory = &mut stats.memory;
+    for slot in [
+        &mut memory.rss_bytes,
+        &mut memory.cache_bytes,
+        &mut memory.mapped_file_bytes,
+        &mut memory.swap_bytes,
+        &mut memory.active_file_bytes,
+        &mut memory.inactive_file_bytes,
+        &mut memory.file_dirty_bytes,
+        &mut memory.file_writeback_bytes,
+        &mut memory.max_usage_bytes,
+        &mut memory.kernel_bytes,
+        &mut memory.limit_hits,
+        &mut memory.pages_scanned,
+        &mut memory.pages_stolen,
+    ] {
+        *slot = some;
+    }
+    stats
+}
+
+fn guest_stats() -> GuestStats {
+    let some = Some(3.0);
+    let disk = GuestDiskStats {
+        device: "vda".into(),
+        reads: some,
+        reads_merged: some,
+        read_bytes: some,
+        read_seconds: some,
+        writes: some,
+        writes_merged: some,
+        written_bytes: some,
+        write_seconds: some,
+        in_progress: some,
+        io_seconds: some,
+        weighted_io_seconds: some,
+        discards: some,
+        discarded_bytes: some,
+        flushes: some,
+    };
+    let filesystem =
+        FilesystemStats { mount: "/data".into(), device: "vda".into(), bytes: [some; 3], inodes: [some; 3] };
+    GuestStats {
+        cpu_seconds: [some; 8],
+        memory_bytes: [some; 15],
+        load: [Some(0.25); 3],
+        tasks_runnable: some,
+        tasks_total: some,
+        disks: vec![disk],
+        filesystems: vec![filesystem],
+        page_faults: some,
+        major_page_faults: some,
+        oom_kills: some,
+    }
+}
+
+fn container(name: &str) -> ContainerPage {
+    let some = Some(1_795_346_714.0);
+    ContainerPage {
+        container: name.into(),
+        cgroup: format!("/kubepods/burstable/pod1/{name}-id"),
+        image: "docker.io/library/app:1".into(),
+        name: format!("{name}-id"),
+        created_unix_seconds: some,
+        started_unix_seconds: some,
+        seen_unix_seconds: some,
+        limits: Limits {
+            cpu_period_us: Some(100_000.0),
+            cpu_quota_us: Some(50_000.0),
+            cpu_shares: Some(512.0),
+            memory_bytes: Some(268_435_456.0),
+            memory_swap_bytes: Some(0.0),
+            open_files: Some(1024.0),
+        },
+        stats: Some(Arc::new(container_stats())),
+    }
+}
+
+fn sandbox(id: &str, pod: &str) -> SandboxPage {
     let source = SourcePage { source: "shim", state: "ok", collected_unix_seconds: Some(1_795_346_714.5) };
     SandboxPage {
         sandbox_id: id.into(),
@@ -43,7 +146,9 @@ fn sandbox(id: &str, pod: &str) -> SandboxPage {
         pod_source: "guest",
         cgroup_mode: "",
         sources: vec![source],
-        stats: Some(Arc::new(stats)),
+        stats: Some(Arc::new(pod_stats())),
+        guest: Some(Arc::new(guest_stats())),
+        containers: vec![container("app")],
     }
 }
 
@@ -75,18 +180,44 @@ fn the_table_is_in_name_order_and_without_repetition() {
 }
 
 #[test]
+fn every_family_of_the_table_has_a_sample_on_a_full_page() {
+    let page = page(&[sandbox("aa", "a")], &everything(), Format::Text);
+    let names = names(&page);
+    for family in families::ALL {
+        assert!(names.contains(&family.name), "{}", family.name);
+    }
+}
+
+#[test]
+fn all_six_labels_are_on_every_series_of_cadvisors_in_alphabetical_order() {
+    let page = page(&[sandbox("aa", "a")], &everything(), Format::Text);
+    for line in page.lines().filter(|line| line.starts_with("container_")) {
+        let labels = line.split_once('{').unwrap().1.split_once("} ").unwrap().0;
+        let names: Vec<&str> = labels.split("\",").map(|label| label.split_once('=').unwrap().0).collect();
+        assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "{line}");
+        for standard in ["container", "id", "image", "name", "namespace", "pod"] {
+            assert!(names.contains(&standard), "{standard} in {line}");
+        }
+    }
+    let container = "container_memory_rss{container=\"app\",id=\"/kubepods/burstable/pod1/app-id\",\
+                     image=\"docker.io/library/app:1\",name=\"app-id\",namespace=\"ns\",pod=\"a\"} 2";
+    assert!(page.lines().any(|line| line == container));
+}
+
+#[test]
 fn families_of_many_sandboxes_come_once_and_in_order() {
     let page = page(&[sandbox("aa", "a"), sandbox("bb", "b")], &everything(), Format::Text);
     let names = names(&page);
     assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "{names:?}");
-    assert_eq!(page.matches("\ncontainer_threads{").count(), 2);
+    assert_eq!(page.matches("\ncontainer_threads{").count(), 4);
 }
 
 #[test]
 fn absent_is_not_zero() {
-    let silent = SandboxPage { stats: None, ..sandbox("aa", "a") };
+    let unheard = ContainerPage { container: "app".into(), ..ContainerPage::default() };
+    let silent = SandboxPage { stats: None, guest: None, containers: vec![unheard], ..sandbox("aa", "a") };
     let page = page(&[silent], &everything(), Format::Text);
-    assert!(!page.contains("container_") && page.contains("kata_sandbox_info{"));
+    assert!(!page.contains("container_") && !page.contains("_guest_") && page.contains("kata_sandbox_info{"));
 }
 
 #[test]
@@ -95,7 +226,13 @@ fn kinds_and_levels_can_be_switched_off() {
     selection.disabled = BTreeSet::from([MetricKind::Network]);
     assert!(!page(&[sandbox("aa", "a")], &selection, Format::Text).contains("container_network_"));
     selection.levels = BTreeSet::from([Level::Container]);
-    assert!(!page(&[sandbox("aa", "a")], &selection, Format::Text).contains("container_"));
+    let containers = page(&[sandbox("aa", "a")], &selection, Format::Text);
+    assert!(containers.contains("container=\"app\"") && !containers.contains("container=\"\""));
+    selection.levels = BTreeSet::from([Level::Pod]);
+    let pods = page(&[sandbox("aa", "a")], &selection, Format::Text);
+    assert!(pods.contains("container=\"\"") && !pods.contains("container=\"app\""));
+    selection.disabled = BTreeSet::from([MetricKind::Guest]);
+    assert!(!page(&[sandbox("aa", "a")], &selection, Format::Text).contains("_guest_"));
 }
 
 #[test]
@@ -106,7 +243,12 @@ fn openmetrics_has_its_own_names_and_an_end() {
 }
 
 /// Names that cAdvisor or the first generation fixed, and that promtool's lint would have otherwise.
-const FIXED_NAMES: &[&str] = &["container_processes_count", "container_memory_total_active_file_bytes"];
+const FIXED_NAMES: &[&str] = &[
+    "container_hugetlb_failcnt",
+    "container_memory_failcnt",
+    "container_memory_total_active_file_bytes",
+    "container_processes_count",
+];
 
 #[test]
 fn promtool_reads_the_page_and_complains_of_fixed_names_only() {

@@ -1,10 +1,10 @@
 //! Prometheus text 0.0.4 and OpenMetrics 1.0: labels in alphabetical order, no timestamps.
 
-use std::io::Write;
+use std::io::Write as _;
 
-use super::ForeignFamily;
-use super::families::{self, Family, Labels, Scope, Type};
-use crate::model::SandboxPage;
+use super::families::{Family, Labels, Scope, Type, Write};
+use super::{ForeignFamily, Selection};
+use crate::model::{ContainerPage, Level, SandboxPage};
 
 /// The two text formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,64 +15,118 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// About what a sandbox with one interface and one disk takes: more would be held for nothing.
-const BYTES_PER_SANDBOX: usize = 6 * 1024;
+/// About what a sandbox with one interface, one disk and one file system takes, and what a container takes more: memory
+/// beyond that would be held for nothing.
+const BYTES_PER_SANDBOX: usize = 18 * 1024;
+const BYTES_PER_CONTAINER: usize = 10 * 1024;
 
-/// Label text that all series of a sandbox share, made once per page.
-struct Prepared {
-    /// `id="…",image=""`
+/// Label text that all series of a pod or of a container share, made once per page.
+#[derive(Debug)]
+struct Standard {
+    /// `{container="…",`
+    container: String,
+    /// `id="…",image="…"`
     id: String,
-    /// `name="",namespace="…",pod="…"`
+    /// `name="…",namespace="…"`
     name: String,
-    namespace: String,
+    /// `pod="…"`
     pod: String,
-    sandbox_id: String,
+}
+
+impl Standard {
+    fn new(container: &str, id: &str, image: &str, name: &str, sandbox: &SandboxPage) -> Self {
+        let (namespace, pod) = (escape(&sandbox.namespace), escape(&sandbox.pod));
+        Self {
+            container: format!("{{container=\"{}\",", escape(container)),
+            id: format!("id=\"{}\",image=\"{}\"", escape(id), escape(image)),
+            name: format!("name=\"{}\",namespace=\"{namespace}\"", escape(name)),
+            pod: format!("pod=\"{pod}\""),
+        }
+    }
+
+    fn of_container(container: &ContainerPage, sandbox: &SandboxPage) -> Self {
+        Self::new(&container.container, &container.cgroup, &container.image, &container.name, sandbox)
+    }
+}
+
+/// What is written before the samples of one sandbox.
+#[derive(Debug)]
+struct Prepared {
+    pod: Standard,
+    containers: Vec<Standard>,
+    /// Escaped.
+    sandbox: [(&'static str, String); 3],
 }
 
 impl Prepared {
     fn of(sandbox: &SandboxPage) -> Self {
-        let (namespace, pod) = (escape(&sandbox.namespace), escape(&sandbox.pod));
+        let containers = sandbox.containers.iter();
         Self {
-            id: format!("id=\"{}\",image=\"\"", escape(&sandbox.pod_level_id)),
-            name: format!("name=\"\",namespace=\"{namespace}\",pod=\"{pod}\""),
-            sandbox_id: escape(&sandbox.sandbox_id),
-            namespace,
-            pod,
+            pod: Standard::new("", &sandbox.pod_level_id, "", "", sandbox),
+            containers: containers.map(|container| Standard::of_container(container, sandbox)).collect(),
+            sandbox: [
+                ("namespace", escape(&sandbox.namespace)),
+                ("pod", escape(&sandbox.pod)),
+                ("sandbox_id", escape(&sandbox.sandbox_id)),
+            ],
         }
     }
 }
 
-pub(super) struct Writer {
+pub(super) struct Writer<'a> {
     out: Vec<u8>,
     format: Format,
+    selection: &'a Selection,
     prepared: Vec<Prepared>,
+}
+
+/// Whose sample is written.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Standard(&'a Standard),
+    Sandbox(&'a Prepared),
+    Agent,
 }
 
 /// Takes the samples of one family; writes its head before the first.
 #[expect(missing_debug_implementations, reason = "it is half a page of bytes")]
 pub struct Sink<'a> {
-    writer: &'a mut Writer,
+    out: &'a mut Vec<u8>,
+    format: Format,
     family: &'a Family,
-    at: usize,
-    begun: &'a mut bool,
+    subject: Subject<'a>,
+    begun: bool,
 }
 
-impl Writer {
-    pub(super) fn new(format: Format, sandboxes: &[SandboxPage]) -> Self {
+impl<'a> Writer<'a> {
+    pub(super) fn new(format: Format, selection: &'a Selection, sandboxes: &[SandboxPage]) -> Self {
+        let containers: usize = sandboxes.iter().map(|sandbox| sandbox.containers.len()).sum();
+        let bytes = 64 * 1024 + sandboxes.len() * BYTES_PER_SANDBOX + containers * BYTES_PER_CONTAINER;
         let prepared = sandboxes.iter().map(Prepared::of).collect();
-        Self { out: Vec::with_capacity(64 * 1024 + sandboxes.len() * BYTES_PER_SANDBOX), format, prepared }
+        Self { out: Vec::with_capacity(bytes), format, selection, prepared }
     }
 
     pub(super) fn family(&mut self, family: &Family, sandboxes: &[SandboxPage]) {
-        let mut begun = false;
-        match family.write {
-            families::Write::Each(write) => {
-                for (at, sandbox) in sandboxes.iter().enumerate() {
-                    write(sandbox, &mut Sink { writer: self, family, at, begun: &mut begun });
-                }
+        let Self { out, format, selection, prepared } = self;
+        let mut sink = Sink { out, format: *format, family, subject: Subject::Agent, begun: false };
+        let pods = selection.has(family, Level::Pod) && !family.of_pod.is_empty();
+        let containers = selection.has(family, Level::Container) && !family.of_container.is_empty();
+        if let Write::All(write) = family.write {
+            return write(sandboxes, &mut sink);
+        }
+        for (sandbox, prepared) in sandboxes.iter().zip(prepared.iter()) {
+            if pods {
+                sink.subject = match family.scope {
+                    Scope::Cadvisor => Subject::Standard(&prepared.pod),
+                    Scope::Sandbox | Scope::Agent => Subject::Sandbox(prepared),
+                };
+                write_pod(family.write, sandbox, &mut sink);
             }
-            families::Write::All(write) => {
-                write(sandboxes, &mut Sink { writer: self, family, at: 0, begun: &mut begun });
+            if containers {
+                for (container, standard) in sandbox.containers.iter().zip(&prepared.containers) {
+                    sink.subject = Subject::Standard(standard);
+                    write_container(family.write, container, &mut sink);
+                }
             }
         }
     }
@@ -87,16 +141,53 @@ impl Writer {
 
     pub(super) fn finish(mut self) -> Vec<u8> {
         if self.format == Format::OpenMetrics {
-            self.put("# EOF\n");
+            self.out.extend_from_slice(b"# EOF\n");
         }
         self.out
     }
+}
 
-    fn put(&mut self, text: &str) {
-        self.out.extend_from_slice(text.as_bytes());
+fn write_pod(write: Write, sandbox: &SandboxPage, sink: &mut Sink<'_>) {
+    match (write, &sandbox.stats, &sandbox.guest) {
+        (Write::Value(value), Some(stats), _) => sink.put(&[], value(stats)),
+        (Write::Series(series), Some(stats), _) => series(stats, sink),
+        (Write::Guest(series), _, Some(guest)) => series(guest, sink),
+        (Write::Sandbox(series), ..) => series(sandbox, sink),
+        _ => {}
+    }
+}
+
+fn write_container(write: Write, container: &ContainerPage, sink: &mut Sink<'_>) {
+    match (write, &container.stats) {
+        (Write::Value(value), Some(stats)) => sink.put(&[], value(stats)),
+        (Write::Series(series), Some(stats)) => series(stats, sink),
+        (Write::Container(series), _) => series(container, sink),
+        _ => {}
+    }
+}
+
+impl Sink<'_> {
+    /// One sample, unless there is no value. `labels` are the family's own.
+    pub fn put(&mut self, labels: Labels<'_>, value: Option<f64>) {
+        let Some(value) = value.filter(|value| value.is_finite()) else { return };
+        if !std::mem::replace(&mut self.begun, true) {
+            self.head();
+        }
+        self.out.extend_from_slice(self.family.name.as_bytes());
+        match self.subject {
+            Subject::Standard(standard) => standard_labels(self.out, standard, labels),
+            Subject::Sandbox(prepared) => {
+                let standard = prepared.sandbox.iter().map(|(name, value)| (*name, value.clone()));
+                write_sorted(self.out, standard.chain(escaped(labels)).collect());
+            }
+            Subject::Agent => write_sorted(self.out, escaped(labels).collect()),
+        }
+        // Writing to a vector cannot fail.
+        let _ = writeln!(self.out, " {value}");
     }
 
-    fn head(&mut self, family: &Family) {
+    fn head(&mut self) {
+        let family = self.family;
         // OpenMetrics names a counter without its suffix, and knows no counter whose name lacks it.
         let (name, kind) = match (self.format, family.of_type) {
             (Format::Text, kind) => (family.name, kind.as_str()),
@@ -106,79 +197,37 @@ impl Writer {
             },
             (Format::OpenMetrics, Type::Gauge) => (family.name, "gauge"),
         };
-        self.put(&format!("# HELP {name} {}\n# TYPE {name} {kind}\n", family.help));
+        let _ = writeln!(self.out, "# HELP {name} {}\n# TYPE {name} {kind}", family.help);
     }
 }
 
-impl Sink<'_> {
-    /// One sample, unless there is no value. `labels` are the family's own.
-    pub fn put(&mut self, labels: Labels<'_>, value: Option<f64>) {
-        let Some(value) = value.filter(|value| value.is_finite()) else { return };
-        if !std::mem::replace(self.begun, true) {
-            self.writer.head(self.family);
+/// The six standard labels, empty ones too, and the family's own between them.
+fn standard_labels(out: &mut Vec<u8>, standard: &Standard, labels: Labels<'_>) {
+    let Standard { container, id, name, pod } = standard;
+    out.extend_from_slice(container.as_bytes());
+    let mut own = labels.iter().peekable();
+    for (part, last) in [(id, "id"), (name, "name"), (pod, "pod")] {
+        while let Some((label, value)) = own.next_if(|(label, _)| *label < last) {
+            let _ = write!(out, "{label}=\"{}\",", escape(value));
         }
-        self.writer.put(self.family.name);
-        match self.family.scope {
-            Scope::Pod => self.pod_labels(labels),
-            Scope::Sandbox => self.sandbox_labels(labels),
-            Scope::Agent => self.agent_labels(labels),
-        }
-        // Writing to a vector cannot fail.
-        let _ = writeln!(self.writer.out, " {value}");
+        out.extend_from_slice(part.as_bytes());
+        out.push(if last == "pod" { b'}' } else { b',' });
     }
-
-    /// The six standard labels, empty ones too, and the family's own between them.
-    fn pod_labels(&mut self, labels: Labels<'_>) {
-        let prepared = &self.writer.prepared[self.at];
-        let out = &mut self.writer.out;
-        out.extend_from_slice(b"{container=\"\",");
-        write_pairs(out, labels, |name| name < "id", |out| out.push(b','), false);
-        out.extend_from_slice(prepared.id.as_bytes());
-        out.push(b',');
-        write_pairs(out, labels, |name| name > "id" && name < "name", |out| out.push(b','), false);
-        out.extend_from_slice(prepared.name.as_bytes());
-        write_pairs(out, labels, |name| name > "pod", |out| out.push(b','), true);
+    if let Some(end) = out.last_mut().filter(|_| own.peek().is_some()) {
+        *end = b',';
+        for (label, value) in own {
+            let _ = write!(out, "{label}=\"{}\",", escape(value));
+        }
+        let _ = out.pop();
         out.push(b'}');
     }
-
-    fn sandbox_labels(&mut self, labels: Labels<'_>) {
-        let prepared = &self.writer.prepared[self.at];
-        let standard = [
-            ("namespace", prepared.namespace.as_str()),
-            ("pod", prepared.pod.as_str()),
-            ("sandbox_id", prepared.sandbox_id.as_str()),
-        ];
-        let escaped: Vec<(&str, String)> = labels.iter().map(|(name, value)| (*name, escape(value))).collect();
-        let mut all: Vec<(&str, &str)> = standard.to_vec();
-        all.extend(escaped.iter().map(|(name, value)| (*name, value.as_str())));
-        write_sorted(&mut self.writer.out, all);
-    }
-
-    fn agent_labels(&mut self, labels: Labels<'_>) {
-        let escaped: Vec<(&str, String)> = labels.iter().map(|(name, value)| (*name, escape(value))).collect();
-        write_sorted(&mut self.writer.out, escaped.iter().map(|(name, value)| (*name, value.as_str())).collect());
-    }
 }
 
-fn write_pairs(
-    out: &mut Vec<u8>,
-    labels: Labels<'_>,
-    wanted: impl Fn(&str) -> bool,
-    comma: impl Fn(&mut Vec<u8>),
-    before: bool,
-) {
-    for (name, value) in labels.iter().filter(|(name, _)| wanted(name)) {
-        if before {
-            comma(out);
-        }
-        let _ = write!(out, "{name}=\"{}\"", escape(value));
-        if !before {
-            comma(out);
-        }
-    }
+fn escaped<'a>(labels: Labels<'a>) -> impl Iterator<Item = (&'static str, String)> + use<'a> {
+    labels.iter().map(|(name, value)| (*name, escape(value)))
 }
 
-fn write_sorted(out: &mut Vec<u8>, mut labels: Vec<(&str, &str)>) {
+fn write_sorted(out: &mut Vec<u8>, mut labels: Vec<(&'static str, String)>) {
     labels.sort_unstable();
     for (at, (name, value)) in labels.iter().enumerate() {
         let _ = write!(out, "{}{name}=\"{value}\"", if at == 0 { '{' } else { ',' });

@@ -1,6 +1,7 @@
 //! The words every stage shares: what a sandbox is, what runs for it, where its numbers come from.
 //! No IO and no async in here.
 
+mod container;
 mod event;
 mod evidence;
 mod id;
@@ -8,6 +9,7 @@ mod identity;
 mod process;
 mod source;
 
+pub use container::{Container, ContainerId, Containers, Limits};
 pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, ProcessFound};
 pub use evidence::{AgentAddress, Evidence, Version};
 pub use id::{InvalidSandboxId, SandboxId};
@@ -125,6 +127,8 @@ pub struct Sandbox {
     pub created_unix_ms: Option<u64>,
     /// What the container runtime says; `None` until it was asked and knew the sandbox.
     pub identity: Option<Identity>,
+    /// Workload containers that run, by name; empty until the container runtime told of them.
+    pub containers: Vec<Arc<Container>>,
 }
 
 impl Sandbox {

@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     Shim,
+    /// The guest's agent, asked directly where the shim must not be.
+    Agent,
     Runtime,
     Cri,
     Host,
@@ -11,11 +13,12 @@ pub enum Source {
 }
 
 impl Source {
-    pub const ALL: [Self; 5] = [Self::Shim, Self::Runtime, Self::Cri, Self::Host, Self::Ebpf];
+    pub const ALL: [Self; 6] = [Self::Shim, Self::Agent, Self::Runtime, Self::Cri, Self::Host, Self::Ebpf];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Shim => "shim",
+            Self::Agent => "agent",
             Self::Runtime => "runtime",
             Self::Cri => "cri",
             Self::Host => "host",

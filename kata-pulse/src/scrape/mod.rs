@@ -6,7 +6,7 @@ pub(crate) mod query;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -16,9 +16,9 @@ use tokio::sync::watch;
 pub use crate::render::{Format, Selection};
 pub use query::{MetricsQuery, UnknownSandbox};
 
-use crate::model::{SandboxPage, SourcePage};
+use crate::model::{ContainerPage, Limits, SandboxPage, SourcePage};
 use crate::render::{self, ForeignFamily};
-use crate::sandbox::{Sandbox, Snapshot, Source, SourceState};
+use crate::sandbox::{Container, Sandbox, Snapshot, Source, SourceState};
 use crate::store::{Reading, SourceReading, Store, index};
 use crate::telemetry::Own;
 
@@ -34,6 +34,8 @@ pub struct HostView {
     pub cgroup_mode: &'static str,
     /// Whether the kernel's programs tell of processes.
     pub ebpf: SourceState,
+    /// Whether the runtime is asked for containers' numbers.
+    pub containers: bool,
 }
 
 /// Makes pages. Clones share what is made.
@@ -149,7 +151,9 @@ fn compress(page: &[u8]) -> Vec<u8> {
 fn states(reading: &Reading, host: HostView) -> Vec<(Source, SourceState)> {
     let unasked = |source| match source {
         Source::Shim | Source::Cri => SourceState::Booting,
-        Source::Runtime | Source::Host => SourceState::Off,
+        Source::Runtime if host.containers => SourceState::Booting,
+        // The door beside the shim is opened only where the shim must not be asked.
+        Source::Agent | Source::Runtime | Source::Host => SourceState::Off,
         Source::Ebpf => host.ebpf,
     };
     let state = |(source, reading): (Source, SourceReading)| (source, reading.state.unwrap_or_else(|| unasked(source)));
@@ -157,13 +161,10 @@ fn states(reading: &Reading, host: HostView) -> Vec<(Source, SourceState)> {
 }
 
 fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxPage {
-    let sources = states(&reading, host).into_iter().map(|(source, state)| {
-        let since = reading.sources[index(source)].collected.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        SourcePage {
-            source: source.as_str(),
-            state: state.as_str(),
-            collected_unix_seconds: since.map(|since| since.as_secs_f64()),
-        }
+    let sources = states(&reading, host).into_iter().map(|(source, state)| SourcePage {
+        source: source.as_str(),
+        state: state.as_str(),
+        collected_unix_seconds: reading.sources[index(source)].collected.and_then(unix_seconds),
     });
     // Series whose labels would change a moment later are better not begun.
     let named = sandbox.identity.is_some()
@@ -180,10 +181,49 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxP
         state: sandbox.state.as_str(),
         runtime_handler: identity.runtime_handler,
         shim_version: sandbox.shim_version.map(|version| version.to_string()).unwrap_or_default(),
-        pod_source: if reading.guest_is_source { "guest" } else { "" },
+        pod_source: if reading.guest_from.is_some() { "guest" } else { "" },
         cgroup_mode: host.cgroup_mode,
         sources: sources.collect(),
+        containers: sandbox.containers.iter().map(|container| container_page(container, &reading)).collect(),
         stats: reading.stats.filter(|_| named),
+        guest: reading.guest.filter(|_| named),
+    }
+}
+
+fn unix_seconds(at: SystemTime) -> Option<f64> {
+    at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+}
+
+fn container_page(container: &Container, reading: &Reading) -> ContainerPage {
+    let said = reading.containers.get(&container.id);
+    // Whole seconds, as cAdvisor has them.
+    let seconds = |ns: Option<i64>| ns.map(|ns| (ns / 1_000_000_000) as f64);
+    ContainerPage {
+        container: container.name.clone(),
+        cgroup: container.cgroup.clone(),
+        image: container.image.clone(),
+        name: container.label_name.clone(),
+        created_unix_seconds: seconds(container.created_unix_ns),
+        started_unix_seconds: seconds(container.started_unix_ns),
+        seen_unix_seconds: said.and_then(|said| unix_seconds(said.at)).map(f64::floor),
+        limits: limits(&container.limits, said.and_then(|said| said.stats.memory.limit_bytes)),
+        stats: said.map(|said| said.stats.clone()),
+    }
+}
+
+/// Numbers that stand for "unlimited", and those that were never set, are no limit, which cAdvisor shows as 0.
+fn limits(known: &crate::sandbox::Limits, guests_memory: Option<f64>) -> Limits {
+    const UNLIMITED: i64 = 1 << 62;
+    let positive = |value: Option<i64>| value.filter(|&value| value > 0).map(|value| value as f64);
+    let bytes =
+        |value: Option<i64>| value.map(|value| if (1..UNLIMITED).contains(&value) { value as f64 } else { 0.0 });
+    Limits {
+        cpu_period_us: positive(known.cpu_period_us),
+        cpu_quota_us: positive(known.cpu_quota_us),
+        cpu_shares: positive(known.cpu_shares),
+        memory_bytes: bytes(known.memory_bytes).or(guests_memory),
+        memory_swap_bytes: bytes(known.memory_swap_bytes),
+        open_files: known.open_files.map(|files| if files >= 1 << 62 { -1.0 } else { files as f64 }),
     }
 }
 

@@ -72,6 +72,7 @@ fn sandbox(id: &str, pod: Option<&str>) -> (SandboxId, Arc<Sandbox>) {
         agent_address: pod.map(|_| AgentAddress("vsock://3:1024".into())),
         created_unix_ms: None,
         identity,
+        containers: Vec::new(),
     };
     (id, Arc::new(sandbox))
 }

@@ -5,19 +5,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prost::Message;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tracing::debug;
 
-use super::parse::{self, Details};
-use super::proto::containers::GetContainerRequest;
+use super::parse::{self, ContainerDetails, Details, Listed};
 use super::proto::containers::containers_client::ContainersClient;
+use super::proto::containers::{Container as ContainerRecord, GetContainerRequest};
 use super::proto::cri::runtime_service_client::RuntimeServiceClient;
-use super::proto::cri::{ListPodSandboxRequest, PodSandboxStatusRequest, VersionRequest};
-use super::proto::events::SubscribeRequest;
+use super::proto::cri::{
+    ContainerFilter, ContainerState, ContainerStateValue, ContainerStatusRequest, ListContainersRequest,
+    ListPodSandboxRequest, PodSandboxStatusRequest, VersionRequest,
+};
 use super::proto::events::events_client::EventsClient;
-use crate::sandbox::{Identity, SandboxId, SourceState};
+use super::proto::events::{SubscribeRequest, TaskEvent};
+use crate::sandbox::{ContainerId, Identity, SandboxId, SourceState};
 
 /// Tried in turn when the operator names none; found by asking, not by being there.
 const WELL_KNOWN: [&str; 5] = [
@@ -33,9 +37,9 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 const LONGEST_RESUBSCRIBE: Duration = Duration::from_secs(60);
 /// Kubernetes' sandboxes and containers that come and go. Not /tasks/exit: that is sent for every process that a probe
 /// runs.
-const FILTER: &str = "namespace==k8s.io,topic~=\"^/(tasks/(create|start|delete)|containers/(create|delete))\"";
+const FILTER: &str = "namespace==k8s.io,topic~=\"^/(tasks/(create|start|delete|oom)|containers/(create|delete))\"";
 /// A list with all annotations of all pods is larger than gRPC's usual 4 MiB.
-const MESSAGE_BYTES: usize = 32 << 20;
+pub(in crate::collect) const MESSAGE_BYTES: usize = 32 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
@@ -96,8 +100,16 @@ fn is_of_a_restart(status: &Status) -> bool {
     ["transport error", "not initialized yet"].iter().any(|text| status.message().contains(text))
 }
 
-#[derive(Clone)]
-pub(super) struct Client {
+/// A request about Kubernetes' containers: containerd keeps others in other namespaces.
+pub(in crate::collect) fn in_kubernetes<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static("k8s.io"));
+    request
+}
+
+/// A connection to the container runtime. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
     socket: PathBuf,
     runtime: String,
     channel: Channel,
@@ -137,15 +149,19 @@ impl Client {
         &self.runtime
     }
 
-    fn is_containerd(&self) -> bool {
+    pub fn is_containerd(&self) -> bool {
         self.runtime.starts_with("containerd")
     }
 
-    fn cri(&self) -> RuntimeServiceClient<Channel> {
+    pub(in crate::collect) fn cri(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
-    async fn unary<T>(
+    pub(in crate::collect) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(in crate::collect) async fn unary<T>(
         &self,
         call: &'static str,
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
@@ -180,12 +196,63 @@ impl Client {
 
     /// From containerd's database, without its shim.
     async fn spec(&self, id: &SandboxId) -> Result<Option<Details>, CriError> {
-        let mut service = ContainersClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        let mut request = Request::new(GetContainerRequest { id: id.to_string() });
-        request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static("k8s.io"));
-        let answer = self.unary("Containers.Get", service.get(request)).await?;
-        let spec = answer.container.and_then(|container| container.spec);
+        let spec = self.get_container(id.as_str()).await?.and_then(|container| container.spec);
         Ok(spec.and_then(|spec| parse::details_of_spec(&spec.value)))
+    }
+
+    /// The running workload containers of all pods, from the runtime's memory.
+    pub(super) async fn containers(&self) -> Result<Vec<(SandboxId, Listed)>, CriError> {
+        let mut service = self.cri();
+        let running = ContainerStateValue { state: ContainerState::ContainerRunning.into() };
+        let request = ListContainersRequest { filter: Some(ContainerFilter { state: Some(running) }) };
+        let list = self.unary("ListContainers", service.list_containers(request)).await?;
+        Ok(list.containers.into_iter().filter_map(parse::listed).collect())
+    }
+
+    /// Image, cgroup and limits of one container; no shim is asked. `known`: what was told before, of which only
+    /// limits may change.
+    pub(super) async fn container(
+        &self,
+        id: &ContainerId,
+        known: Option<ContainerDetails>,
+    ) -> Result<ContainerDetails, CriError> {
+        let mut details = match known {
+            Some(known) => known,
+            None if self.is_containerd() => self.record(id).await?,
+            None => ContainerDetails::default(),
+        };
+        let mut service = self.cri();
+        let verbose = details.cgroup.is_none();
+        let request = ContainerStatusRequest { container_id: id.to_string(), verbose };
+        let answer = self.unary("ContainerStatus", service.container_status(request)).await?;
+        if let Some(info) = answer.info.get("info").filter(|_| verbose) {
+            details = ContainerDetails { image: details.image, ..parse::details_of_container_status(info.as_bytes()) };
+        }
+        if let Some(status) = answer.status {
+            parse::take_status(&mut details, status);
+        }
+        Ok(details)
+    }
+
+    /// From containerd's database; nothing where it has no such record.
+    async fn record(&self, id: &ContainerId) -> Result<ContainerDetails, CriError> {
+        match self.get_container(id.as_str()).await {
+            Ok(Some(container)) => {
+                let spec = container.spec.unwrap_or_default();
+                Ok(parse::details_of_record(container.image, &spec.value))
+            }
+            Ok(None) => Ok(ContainerDetails::default()),
+            Err(CriError::Call { source, .. }) if matches!(source.code(), Code::NotFound | Code::Unimplemented) => {
+                Ok(ContainerDetails::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get_container(&self, id: &str) -> Result<Option<ContainerRecord>, CriError> {
+        let mut service = ContainersClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let request = in_kubernetes(GetContainerRequest { id: id.to_owned() });
+        Ok(self.unary("Containers.Get", service.get(request)).await?.container)
     }
 
     async fn verbose(&self, id: &SandboxId) -> Result<Option<Details>, CriError> {
@@ -197,10 +264,10 @@ impl Client {
 
     /// Sends a hint for whatever containerd says of containers and tasks; subscribes again when the stream ends.
     /// Returns where there is no such stream.
-    pub(super) async fn hint(self, hints: mpsc::Sender<()>) {
+    pub(super) async fn hint(self, hints: mpsc::Sender<()>, ooms: mpsc::Sender<ContainerId>) {
         let mut pause = RESUBSCRIBE;
         while self.is_containerd() {
-            match self.hint_once(&hints).await {
+            match self.hint_once(&hints, &ooms).await {
                 Ok(()) => pause = RESUBSCRIBE,
                 Err(error) if error.code() == Code::Unimplemented => return,
                 Err(error) => {
@@ -214,13 +281,19 @@ impl Client {
         }
     }
 
-    async fn hint_once(&self, hints: &mpsc::Sender<()>) -> Result<(), Status> {
+    async fn hint_once(&self, hints: &mpsc::Sender<()>, ooms: &mpsc::Sender<ContainerId>) -> Result<(), Status> {
         let filters = vec![FILTER.to_owned()];
         let mut service = EventsClient::new(self.channel.clone());
         // No deadline: the answer begins with the first event, whenever that is.
         let mut stream = service.subscribe(SubscribeRequest { filters }).await?.into_inner();
         while let Some(event) = stream.message().await? {
             debug!(topic = event.topic, "runtime event");
+            if event.topic == "/tasks/oom" {
+                // Kills are counted one by one; a full queue means that somebody kills faster than anyone counts.
+                let id = event.event.and_then(|any| TaskEvent::decode(any.value.as_slice()).ok());
+                let _ = id.and_then(|event| ContainerId::parse(&event.container_id)).map(|id| ooms.try_send(id));
+                continue;
+            }
             // A hint that is waiting already says the same.
             let _ = hints.try_send(());
         }

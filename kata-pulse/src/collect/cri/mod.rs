@@ -7,7 +7,8 @@
 mod client;
 mod ladder;
 pub mod parse;
-mod proto;
+pub(in crate::collect) mod proto;
+mod roster;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -18,11 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
-use client::Client;
-pub use client::CriError;
+pub use client::{Client, CriError};
+pub(in crate::collect) use client::{MESSAGE_BYTES, in_kubernetes};
 use ladder::Ladder;
+use roster::Roster;
 
-use crate::sandbox::{Identity, SandboxId, Snapshot, SourceState};
+use crate::sandbox::{ContainerId, Containers, Identity, SandboxId, Snapshot, SourceState};
 
 /// The truth, when nothing gave a reason to ask.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -45,12 +47,22 @@ const SHORTEST_GAP: Duration = Duration::from_millis(25);
 pub enum CriUpdate {
     /// The runtime's whole list, and the sandboxes of this node that are certainly not on it.
     Names { names: Arc<BTreeMap<SandboxId, Identity>>, without_pod: BTreeSet<SandboxId> },
+    /// The running workload containers of this node's sandboxes.
+    Containers(Arc<Containers>),
+    /// The guest's kernel killed a process of this container for want of memory.
+    OutOfMemory(ContainerId),
     /// The runtime cannot be asked, and why.
     Unreachable(SourceState),
 }
 
 /// Runs for as long as the agent does. `endpoint`: the operator's choice; `None` tries the well-known places.
-pub async fn run(endpoint: Option<PathBuf>, mut snapshots: watch::Receiver<Snapshot>, out: mpsc::Sender<CriUpdate>) {
+/// `current`: the connection, for those who ask the runtime other things.
+pub async fn run(
+    endpoint: Option<PathBuf>,
+    mut snapshots: watch::Receiver<Snapshot>,
+    out: mpsc::Sender<CriUpdate>,
+    current: watch::Sender<Option<Client>>,
+) {
     let mut retry = FIRST_RETRY;
     let mut said = None;
     loop {
@@ -58,7 +70,9 @@ pub async fn run(endpoint: Option<PathBuf>, mut snapshots: watch::Receiver<Snaps
             Ok(client) => {
                 info!(socket = %client.socket().display(), runtime = client.runtime(), "container runtime found");
                 (retry, said) = (FIRST_RETRY, None);
+                current.send_replace(Some(client.clone()));
                 let error = follow(client, &mut snapshots, &out).await;
+                current.send_replace(None);
                 warn!(error = &error as &dyn std::error::Error, "container runtime lost, trying again");
                 if out.send(CriUpdate::Unreachable(error.state())).await.is_err() {
                     return;
@@ -87,15 +101,15 @@ pub async fn run(endpoint: Option<PathBuf>, mut snapshots: watch::Receiver<Snaps
 async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: &mpsc::Sender<CriUpdate>) -> CriError {
     let mut following = Following::default();
     let (hint_sender, mut hints) = mpsc::channel(1);
+    let (oom_sender, mut ooms) = mpsc::channel(256);
     // Before the first list, so that nothing happens unseen in between.
-    let _hinting = AbortOnDrop(tokio::spawn(client.clone().hint(hint_sender)));
+    let _hinting = AbortOnDrop(tokio::spawn(client.clone().hint(hint_sender, oom_sender)));
     let mut failures = 0;
     loop {
         let asked = Instant::now();
-        let pause = match client.list().await {
-            Ok(names) => {
+        let pause = match list(&client, &mut following, snapshots).await {
+            Ok(()) => {
                 failures = 0;
-                following.take(names, &snapshots.borrow_and_update(), Instant::now());
                 following.ladder.next()
             }
             // A runtime that starts says so for a while, and one slow answer is no end.
@@ -109,24 +123,48 @@ async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: 
         let mut due = Instant::now() + pause;
         while Instant::now() < due {
             following.ask_details(&client);
-            if out.send(following.update()).await.is_err() {
-                std::future::pending::<()>().await;
+            following.roster.ask(&client, Instant::now());
+            for update in following.updates(&client) {
+                if out.send(update).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
             let soon = asked + SHORTEST_GAP;
+            let until = following.roster.next_due().map_or(due, |refresh| refresh.min(due));
             tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = tokio::time::sleep_until(until.into()) => {}
                 Some(()) = hints.recv() => {
                     following.ladder.restart();
                     due = due.min(soon.max(Instant::now()));
+                }
+                Some(id) = ooms.recv() => {
+                    // The receiver that is gone takes the whole agent with it.
+                    let _ = out.send(CriUpdate::OutOfMemory(id)).await;
                 }
                 () = news(snapshots, &following.details, &following.unanswered) => {
                     following.ladder.restart();
                     due = due.min(soon.max(Instant::now()));
                 }
                 Some(joined) = following.asking.join_next() => take_details(&mut following.details, joined),
+                Some(answer) = following.roster.answered() => following.roster.take_answer(answer, Instant::now()),
             }
         }
     }
+}
+
+/// Pods, and the containers of those that are on this node as sandboxes.
+async fn list(
+    client: &Client,
+    following: &mut Following,
+    snapshots: &mut watch::Receiver<Snapshot>,
+) -> Result<(), CriError> {
+    let names = client.list().await?;
+    let ours = snapshots.borrow().keys().any(|id| names.contains_key(id));
+    let containers = if ours { client.containers().await? } else { Vec::new() };
+    let snapshot = snapshots.borrow_and_update();
+    following.take(names, &snapshot, Instant::now());
+    following.roster.take(containers, &snapshot, Instant::now());
+    Ok(())
 }
 
 /// Waits until there is a sandbox on this node of which nothing was asked yet.
@@ -157,6 +195,7 @@ struct Following {
     /// Sandboxes of this node that are missing in the list: since when, and in how many answers.
     unanswered: HashMap<SandboxId, (Instant, u32)>,
     ladder: Ladder,
+    roster: Roster,
 }
 
 enum Details {
@@ -198,8 +237,19 @@ impl Following {
         }
     }
 
+    /// What is worth telling now.
+    fn updates(&mut self, client: &Client) -> Vec<CriUpdate> {
+        let names = self.settled_names();
+        let containers = self.roster.update(&names, !client.is_containerd());
+        let now = Instant::now();
+        let without_pod =
+            self.unanswered.iter().filter(|(_, missing)| is_given_up(**missing, now)).map(|(id, _)| id.clone());
+        let named = CriUpdate::Names { names: Arc::new(names), without_pod: without_pod.collect() };
+        std::iter::once(named).chain(containers.map(CriUpdate::Containers)).collect()
+    }
+
     /// Names that will not change any more: one whose cgroup is still asked for would change its series' labels.
-    fn update(&self) -> CriUpdate {
+    fn settled_names(&self) -> BTreeMap<SandboxId, Identity> {
         let mut names = BTreeMap::new();
         for (id, identity) in &self.names {
             let mut identity = identity.clone();
@@ -216,10 +266,7 @@ impl Following {
             }
             names.insert(id.clone(), identity);
         }
-        let now = Instant::now();
-        let without_pod =
-            self.unanswered.iter().filter(|(_, missing)| is_given_up(**missing, now)).map(|(id, _)| id.clone());
-        CriUpdate::Names { names: Arc::new(names), without_pod: without_pod.collect() }
+        names
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::sandbox::{Identity, SandboxId};
+use super::proto::cri;
+use crate::sandbox::{ContainerId, Identity, Limits, SandboxId};
 
 /// Kubernetes' own bounds are 253 for names; a longer string is nobody's name.
 const NAME_BYTES: usize = 512;
@@ -17,7 +18,7 @@ pub struct Details {
 }
 
 /// One entry of the runtime's list.
-pub(super) fn identity(sandbox: super::proto::cri::PodSandbox) -> Option<(SandboxId, Identity)> {
+pub(super) fn identity(sandbox: cri::PodSandbox) -> Option<(SandboxId, Identity)> {
     let id = SandboxId::parse(&sandbox.id).ok()?;
     let metadata = sandbox.metadata.unwrap_or_default();
     let identity = Identity {
@@ -26,10 +27,111 @@ pub(super) fn identity(sandbox: super::proto::cri::PodSandbox) -> Option<(Sandbo
         uid: bounded(metadata.uid),
         runtime_handler: bounded(sandbox.runtime_handler),
         cgroup_parent: None,
-        ready: sandbox.state == i32::from(super::proto::cri::PodSandboxState::SandboxReady),
+        ready: sandbox.state == i32::from(cri::PodSandboxState::SandboxReady),
         created_unix_ns: Some(sandbox.created_at).filter(|&created| created > 0),
     };
     Some((id, identity))
+}
+
+/// One entry of the list of running containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub id: ContainerId,
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    pub created_unix_ns: Option<i64>,
+}
+
+pub(super) fn listed(container: cri::Container) -> Option<(SandboxId, Listed)> {
+    let sandbox = SandboxId::parse(&container.pod_sandbox_id).ok()?;
+    let metadata = container.metadata.unwrap_or_default();
+    let image = container.image.map(|image| image.image).filter(|image| !image.is_empty());
+    let listed = Listed {
+        id: ContainerId::parse(&container.id)?,
+        name: bounded(metadata.name),
+        attempt: metadata.attempt,
+        image: bounded(image.unwrap_or(container.image_ref)),
+        created_unix_ns: Some(container.created_at).filter(|&at| at > 0),
+    };
+    (!listed.name.is_empty()).then_some((sandbox, listed))
+}
+
+/// What is asked for of each container: once what cannot change, now and then what a resize in place changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerDetails {
+    /// Empty: not told.
+    pub image: String,
+    /// The cgroup that it would have on the host.
+    pub cgroup: Option<String>,
+    pub started_unix_ns: Option<i64>,
+    pub limits: Limits,
+}
+
+/// From containerd's record of a container: its image's name and its OCI specification.
+pub fn details_of_record(image: String, json: &[u8]) -> ContainerDetails {
+    let mut details = serde_json::from_slice(json).map(container_details).unwrap_or_default();
+    details.image = bounded(image);
+    details
+}
+
+/// From `info["info"]` of a verbose container status.
+pub fn details_of_container_status(json: &[u8]) -> ContainerDetails {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(rename = "runtimeSpec")]
+        spec: Option<Spec>,
+    }
+    let info: Option<Info> = serde_json::from_slice(json).ok();
+    info.and_then(|info| info.spec).map(container_details).unwrap_or_default()
+}
+
+/// Adds what the status itself tells, which is newer than the specification.
+pub(super) fn take_status(details: &mut ContainerDetails, status: cri::ContainerStatus) {
+    details.started_unix_ns = Some(status.started_at).filter(|&at| at > 0);
+    if details.image.is_empty() {
+        let named = status.image.map(|image| image.image).filter(|image| !image.is_empty());
+        details.image = bounded(named.unwrap_or(status.image_ref));
+    }
+    let Some(linux) = status.resources.and_then(|resources| resources.linux) else { return };
+    let limits = &mut details.limits;
+    // proto3 tells an unset number from zero by nothing: zero is none of these.
+    let told = |value: i64| Some(value).filter(|&value| value != 0);
+    limits.cpu_period_us = told(linux.cpu_period).or(limits.cpu_period_us);
+    limits.cpu_quota_us = told(linux.cpu_quota).or(limits.cpu_quota_us);
+    limits.cpu_shares = told(linux.cpu_shares).or(limits.cpu_shares);
+    limits.memory_bytes = told(linux.memory_limit_in_bytes).or(limits.memory_bytes);
+    limits.memory_swap_bytes = told(linux.memory_swap_limit_in_bytes).or(limits.memory_swap_bytes);
+}
+
+fn container_details(spec: Spec) -> ContainerDetails {
+    let soft_files = spec.process.iter().flat_map(|process| &process.rlimits).find(|one| one.kind == "RLIMIT_NOFILE");
+    let open_files = soft_files.map(|one| one.soft);
+    let linux = spec.linux.unwrap_or_default();
+    let cgroup = linux.cgroups_path.as_deref().and_then(container_cgroup);
+    let (cpu, memory) = linux.resources.map(|all| (all.cpu, all.memory)).unwrap_or_default();
+    let (cpu, memory) = (cpu.unwrap_or_default(), memory.unwrap_or_default());
+    let limits = Limits {
+        cpu_period_us: cpu.period.and_then(|period| i64::try_from(period).ok()),
+        cpu_quota_us: cpu.quota,
+        cpu_shares: cpu.shares.and_then(|shares| i64::try_from(shares).ok()),
+        memory_bytes: memory.limit,
+        memory_swap_bytes: memory.swap,
+        open_files,
+    };
+    ContainerDetails { cgroup, limits, ..ContainerDetails::default() }
+}
+
+/// `slice:prefix:name` is the scope of that name in the slice; a path is the cgroup itself.
+pub fn container_cgroup(cgroups_path: &str) -> Option<String> {
+    let path = match cgroups_path.split_once(':') {
+        Some((slice, rest)) => {
+            let (prefix, name) = rest.split_once(':')?;
+            format!("{}/{prefix}-{name}.scope", expand(slice)?)
+        }
+        None => cgroups_path.to_owned(),
+    };
+    is_cgroup(&path).then_some(path)
 }
 
 fn bounded(mut text: String) -> String {
@@ -44,12 +146,48 @@ fn bounded(mut text: String) -> String {
 struct Spec {
     linux: Option<Linux>,
     annotations: Option<HashMap<String, String>>,
+    process: Option<ProcessSpec>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Linux {
     #[serde(rename = "cgroupsPath")]
     cgroups_path: Option<String>,
+    resources: Option<Resources>,
+}
+
+#[derive(Default, Deserialize)]
+struct Resources {
+    cpu: Option<Cpu>,
+    memory: Option<Memory>,
+}
+
+#[derive(Default, Deserialize)]
+struct Cpu {
+    period: Option<u64>,
+    quota: Option<i64>,
+    shares: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+struct Memory {
+    limit: Option<i64>,
+    swap: Option<i64>,
+}
+
+/// Its environment, which holds secrets, is not among the fields.
+#[derive(Deserialize)]
+struct ProcessSpec {
+    #[serde(default)]
+    rlimits: Vec<Rlimit>,
+}
+
+#[derive(Deserialize)]
+struct Rlimit {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    soft: u64,
 }
 
 /// From the OCI specification of a sandbox's own container.
@@ -160,6 +298,53 @@ mod tests {
     }
 
     #[test]
+    fn a_containers_record_tells_cgroup_limits_and_nothing_secret() {
+        let json = br#"{"process":{"env":["SECRET=1"],"rlimits":[{"type":"RLIMIT_NOFILE","hard":2048,"soft":1024}]},
+            "linux":{"cgroupsPath":"kubepods-podu.slice:cri-containerd:c1","resources":{
+            "cpu":{"shares":512,"quota":50000,"period":100000},"memory":{"limit":268435456}}}}"#;
+        let details = details_of_record("docker.io/library/app:1".into(), json);
+        let limits = Limits {
+            cpu_period_us: Some(100_000),
+            cpu_quota_us: Some(50_000),
+            cpu_shares: Some(512),
+            memory_bytes: Some(268_435_456),
+            memory_swap_bytes: None,
+            open_files: Some(1024),
+        };
+        let expected = ContainerDetails {
+            image: "docker.io/library/app:1".into(),
+            cgroup: Some("/kubepods.slice/kubepods-podu.slice/cri-containerd-c1.scope".into()),
+            started_unix_ns: None,
+            limits,
+        };
+        assert_eq!(details, expected);
+        assert!(!format!("{details:?}").contains("SECRET"));
+    }
+
+    #[test]
+    fn a_status_is_newer_than_the_specification() {
+        let mut details = details_of_record(String::new(), br#"{"linux":{"resources":{"cpu":{"quota":50000}}}}"#);
+        let linux = cri::LinuxContainerResources { cpu_quota: 70_000, ..Default::default() };
+        let status = cri::ContainerStatus {
+            started_at: 7,
+            image_ref: "sha256:aa".into(),
+            resources: Some(cri::ContainerResources { linux: Some(linux) }),
+            ..Default::default()
+        };
+        take_status(&mut details, status);
+        assert_eq!((details.limits.cpu_quota_us, details.started_unix_ns), (Some(70_000), Some(7)));
+        assert_eq!(details.image, "sha256:aa", "never empty");
+    }
+
+    #[test]
+    fn the_cgroup_that_a_container_would_have() {
+        assert_eq!(container_cgroup("/kubepods/podu/abc").as_deref(), Some("/kubepods/podu/abc"));
+        assert_eq!(container_cgroup("a.slice:crio:abc").as_deref(), Some("/a.slice/crio-abc.scope"));
+        assert_eq!(container_cgroup("a.slice:crio"), None);
+        assert_eq!(container_cgroup(""), None);
+    }
+
+    #[test]
     fn what_the_kubelet_sent_comes_first() {
         let json = br#"{"config":{"linux":{"cgroup_parent":"/kubelet/kubepods/podu"}},
             "runtimeSpec":{"linux":{"cgroupsPath":"/other/abc"}}}"#;
@@ -171,7 +356,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,60}") {
-            let _ = (details_of_spec(&bytes), details_of_status(&bytes), pod_cgroup(&text));
+            let _ = (details_of_spec(&bytes), details_of_status(&bytes), pod_cgroup(&text), container_cgroup(&text));
+            let _ = (details_of_record(text, &bytes), details_of_container_status(&bytes));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The messages that `build.rs` compiled from `proto/`.
 #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
 
-pub(super) mod cri {
+pub(in crate::collect) mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
@@ -11,4 +11,8 @@ pub(super) mod containers {
 
 pub(super) mod events {
     tonic::include_proto!("containerd.services.events.v1");
+}
+
+pub(in crate::collect) mod tasks {
+    tonic::include_proto!("containerd.services.tasks.v1");
 }

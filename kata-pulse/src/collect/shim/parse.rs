@@ -6,7 +6,7 @@
 
 use memchr::memchr;
 
-use super::types::{CPU, DISK, Dropped, Items, MEMORY, NETWORK, ShimSample, TASKS, VM};
+use super::types::{CPU, DISK, Dropped, FILESYSTEM, Filesystem, Items, LOAD, MEMORY, NETWORK, ShimSample, TASKS, VM};
 
 /// Bounds on what one page may hold.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,18 @@ pub fn parse(body: &[u8], whole: bool, limits: ParseLimits) -> ShimSample {
 fn take_line(line: &[u8], sample: &mut ShimSample, limits: ParseLimits) -> Option<()> {
     let brace = memchr(b'{', line)?;
     let family = &line[..brace];
-    if !matches!(family, b"cpu_time" | b"meminfo" | b"netdev_stat" | b"diskstat" | b"vm_stat" | b"tasks") {
+    let wanted: &[&[u8]] = &[
+        b"cpu_time",
+        b"meminfo",
+        b"netdev_stat",
+        b"diskstat",
+        b"vm_stat",
+        b"tasks",
+        b"load",
+        b"filesystem_bytes",
+        b"filesystem_inodes",
+    ];
+    if !wanted.contains(&family) {
         return Some(());
     }
     let mut labels = Labels::default();
@@ -79,11 +90,20 @@ fn take_line(line: &[u8], sample: &mut ShimSample, limits: ParseLimits) -> Optio
         b"meminfo" => put(&mut sample.memory, &MEMORY, item, after, dropped),
         b"vm_stat" => put(&mut sample.vm, &VM, item, after, dropped),
         b"tasks" => put(&mut sample.tasks, &TASKS, item, after, dropped),
+        b"load" => put(&mut sample.load, &LOAD, item, after, dropped),
         b"netdev_stat" => {
             let mut unused = Items::default();
             let wanted = NETWORK.iter().any(|name| name.as_bytes() == item);
             let items = wanted.then(|| device(&mut sample.interfaces, labels.interface?, limits, dropped)).flatten();
             put(items.unwrap_or(&mut unused), &NETWORK, item, after, dropped)
+        }
+        b"filesystem_bytes" | b"filesystem_inodes" => {
+            let (mount, device) = (labels.mount?, labels.device?);
+            let Some(filesystem) = filesystem(&mut sample.filesystems, mount, device, limits, dropped) else {
+                return Some(());
+            };
+            let items = if family == b"filesystem_bytes" { &mut filesystem.bytes } else { &mut filesystem.inodes };
+            put(items, &FILESYSTEM, item, after, dropped)
         }
         _ => {
             let mut unused = Items::default();
@@ -140,6 +160,30 @@ fn device<'a, const N: usize>(
     Some(&mut devices[at].1)
 }
 
+/// The file system of this mount and device; `None` if there can be none, which is counted.
+fn filesystem<'a>(
+    filesystems: &'a mut Vec<Filesystem>,
+    mount: &[u8],
+    device: &[u8],
+    limits: ParseLimits,
+    dropped: &mut Dropped,
+) -> Option<&'a mut Filesystem> {
+    let is_it = |known: &Filesystem| known.mount.as_bytes() == mount && known.device.as_bytes() == device;
+    let at = match filesystems.iter().position(is_it) {
+        Some(at) => at,
+        None => {
+            let names = plain_name(mount, limits).zip(plain_name(device, limits));
+            let Some((mount, device)) = names.filter(|_| filesystems.len() < limits.devices) else {
+                dropped.names += 1;
+                return None;
+            };
+            filesystems.push(Filesystem { mount: mount.into(), device: device.into(), ..Filesystem::default() });
+            filesystems.len() - 1
+        }
+    };
+    filesystems.get_mut(at)
+}
+
 /// A name of a device: printable ASCII, nothing that would need an escape on a page.
 fn plain_name(raw: &[u8], limits: ParseLimits) -> Option<&str> {
     let plain = raw.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
@@ -153,6 +197,8 @@ struct Labels<'a> {
     cpu: Option<&'a [u8]>,
     interface: Option<&'a [u8]>,
     disk: Option<&'a [u8]>,
+    mount: Option<&'a [u8]>,
+    device: Option<&'a [u8]>,
 }
 
 impl<'a> Labels<'a> {
@@ -171,6 +217,8 @@ impl<'a> Labels<'a> {
                 b"cpu" => Some(&mut self.cpu),
                 b"interface" => Some(&mut self.interface),
                 b"disk" => Some(&mut self.disk),
+                b"mount" => Some(&mut self.mount),
+                b"device" => Some(&mut self.device),
                 _ => None,
             };
             if let Some(slot) = slot

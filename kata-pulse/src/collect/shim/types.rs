@@ -32,8 +32,27 @@ pub const MEMORY: [&str; 14] = [
 /// `kata_guest_netdev_stat`: bytes and counts.
 pub const NETWORK: [&str; 8] =
     ["recv_bytes", "recv_packets", "recv_errs", "recv_drop", "sent_bytes", "sent_packets", "sent_errs", "sent_drop"];
-/// `kata_guest_diskstat`: requests and sectors of 512 bytes.
-pub const DISK: [&str; 4] = ["reads", "sectors_read", "writes", "sectors_written"];
+/// `kata_guest_diskstat`: requests, sectors of 512 bytes, milliseconds.
+pub const DISK: [&str; 14] = [
+    "reads",
+    "sectors_read",
+    "writes",
+    "sectors_written",
+    "merged",
+    "time_reading",
+    "writes_merged",
+    "time_writing",
+    "in_progress",
+    "time_in_progress",
+    "weighted_time_in_progress",
+    "discards",
+    "sectors_discarded",
+    "flushes",
+];
+/// `kata_guest_load`.
+pub const LOAD: [&str; 3] = ["load1", "load5", "load15"];
+/// `kata_guest_filesystem_bytes` and `_inodes`.
+pub const FILESYSTEM: [&str; 3] = ["total", "used", "available"];
 /// `kata_guest_vm_stat`: counts.
 pub const VM: [&str; 3] = ["pgfault", "pgmajfault", "oom_kill"];
 /// `kata_guest_tasks`: `max` is the total of scheduling entities.
@@ -50,9 +69,20 @@ pub struct ShimSample {
     pub memory: Items<14>,
     pub vm: Items<3>,
     pub tasks: Items<2>,
+    pub load: Items<3>,
     pub interfaces: Vec<(Box<str>, Items<8>)>,
-    pub disks: Vec<(Box<str>, Items<4>)>,
+    pub disks: Vec<(Box<str>, Items<14>)>,
+    pub filesystems: Vec<Filesystem>,
     pub dropped: Dropped,
+}
+
+/// One mounted file system of the guest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filesystem {
+    pub mount: Box<str>,
+    pub device: Box<str>,
+    pub bytes: Items<3>,
+    pub inodes: Items<3>,
 }
 
 /// What was left out of a page, and why.

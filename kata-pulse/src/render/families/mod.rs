@@ -4,12 +4,16 @@
 
 mod cpu;
 mod disk;
+mod guest;
+mod guest_devices;
+mod huge_pages;
 mod memory;
 mod network;
 mod process;
 mod sandbox;
+mod spec;
 
-use crate::model::{MetricKind, SandboxPage};
+use crate::model::{ContainerPage, GuestStats, MetricKind, SandboxPage, Stats};
 
 pub use super::text::Sink;
 
@@ -31,8 +35,8 @@ impl Type {
 /// Which labels a family's series have besides its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The six standard labels, for the pod as a whole.
-    Pod,
+    /// The six standard labels, for pods as a whole and for containers.
+    Cadvisor,
     /// `sandbox_id`, `namespace`, `pod`.
     Sandbox,
     /// None: about all sandboxes together.
@@ -42,9 +46,17 @@ pub enum Scope {
 /// A family's own labels, in alphabetical order.
 pub type Labels<'a> = &'a [(&'static str, &'a str)];
 
+/// How a family's samples are had.
 #[derive(Clone, Copy)]
 pub enum Write {
-    Each(fn(&SandboxPage, &mut Sink<'_>)),
+    /// One of each pod or container.
+    Value(fn(&Stats) -> Option<f64>),
+    /// Several of each pod or container.
+    Series(fn(&Stats, &mut Sink<'_>)),
+    /// What is known of a container without its numbers.
+    Container(fn(&ContainerPage, &mut Sink<'_>)),
+    Guest(fn(&GuestStats, &mut Sink<'_>)),
+    Sandbox(fn(&SandboxPage, &mut Sink<'_>)),
     All(fn(&[SandboxPage], &mut Sink<'_>)),
 }
 
@@ -63,8 +75,10 @@ pub struct Family {
     pub unit: &'static str,
     /// The family's own labels, comma separated, for the documentation.
     pub labels: &'static str,
-    /// Where the numbers come from, for the documentation.
-    pub source: &'static str,
+    /// Where a pod's numbers come from; empty: pods have no such series.
+    pub of_pod: &'static str,
+    /// Where a container's numbers come from; empty: containers have no such series.
+    pub of_container: &'static str,
     pub scope: Scope,
     /// What switches it off; `None`: nothing.
     pub kind: Option<MetricKind>,
@@ -73,16 +87,33 @@ pub struct Family {
 
 /// In name order.
 pub const ALL: &[Family] = &[
+    disk::BLKIO,
+    cpu::CFS_PERIODS,
+    cpu::CFS_THROTTLED_PERIODS,
+    cpu::CFS_THROTTLED_SECONDS,
     cpu::SYSTEM,
     cpu::USAGE,
     cpu::USER,
+    spec::CREATION_TIME,
     disk::READ_BYTES,
     disk::READS,
+    disk::USAGE,
     disk::WRITTEN_BYTES,
     disk::WRITES,
+    huge_pages::FAILCNT,
+    huge_pages::MAX_USAGE,
+    huge_pages::USAGE,
+    spec::LAST_SEEN,
     memory::CACHE,
+    memory::FAILCNT,
     memory::FAILURES,
+    memory::FILE_DIRTY,
+    memory::FILE_WRITEBACK,
+    memory::KERNEL,
     memory::MAPPED_FILE,
+    memory::MAX_USAGE,
+    memory::PGSCAN,
+    memory::PGSTEAL,
     memory::RSS,
     memory::SWAP,
     memory::ACTIVE_FILE,
@@ -99,32 +130,61 @@ pub const ALL: &[Family] = &[
     network::TRANSMIT_PACKETS,
     process::OOM_EVENTS,
     process::PROCESSES_COUNT,
+    spec::CPU_PERIOD,
+    spec::CPU_QUOTA,
+    spec::CPU_SHARES,
+    spec::MEMORY_LIMIT,
+    spec::MEMORY_SWAP_LIMIT,
+    spec::START_TIME,
     process::THREADS,
+    process::THREADS_MAX,
+    spec::ULIMITS,
     sandbox::LAST_COLLECT,
     sandbox::SOURCE,
     sandbox::SANDBOXES,
+    guest::CPU,
+    guest_devices::DISCARDED_BYTES,
+    guest_devices::DISCARDS,
+    guest_devices::FLUSHES,
+    guest_devices::IN_PROGRESS,
+    guest_devices::IO_SECONDS,
+    guest_devices::WEIGHTED_IO_SECONDS,
+    guest_devices::READ_BYTES,
+    guest_devices::READ_SECONDS,
+    guest_devices::READS_MERGED,
+    guest_devices::READS,
+    guest_devices::WRITE_SECONDS,
+    guest_devices::WRITES_MERGED,
+    guest_devices::WRITES,
+    guest_devices::WRITTEN_BYTES,
+    guest::FILESYSTEM_BYTES,
+    guest::FILESYSTEM_INODES,
+    guest::LOAD,
+    guest::MEMORY,
+    guest_devices::RECEIVE_BYTES,
+    guest_devices::RECEIVE_DROPS,
+    guest_devices::RECEIVE_ERRORS,
+    guest_devices::RECEIVE_PACKETS,
+    guest_devices::TRANSMIT_BYTES,
+    guest_devices::TRANSMIT_DROPS,
+    guest_devices::TRANSMIT_ERRORS,
+    guest_devices::TRANSMIT_PACKETS,
+    guest::OOM_KILLS,
+    guest::PAGE_FAULTS,
+    guest::TASKS,
     sandbox::INFO,
 ];
 
-/// A family of the pod level with one series per pod.
-const fn pod(
+/// A family with one series per pod and container.
+const fn value(
     name: &'static str,
     of_type: Type,
     unit: &'static str,
     kind: MetricKind,
     help: &'static str,
-    source: &'static str,
-    write: fn(&SandboxPage, &mut Sink<'_>),
+    [of_pod, of_container]: [&'static str; 2],
+    write: fn(&Stats) -> Option<f64>,
 ) -> Family {
-    Family {
-        name,
-        help,
-        of_type,
-        unit,
-        labels: "",
-        source,
-        scope: Scope::Pod,
-        kind: Some(kind),
-        write: Write::Each(write),
-    }
+    let (kind, write) = (Some(kind), Write::Value(write));
+    Family { name, help, of_type, unit, labels: "", of_pod, of_container, scope: Scope::Cadvisor, kind, write }
 }

@@ -10,10 +10,11 @@ pub(super) const INFO: Family = Family {
     of_type: Type::Gauge,
     unit: "",
     labels: "cgroup_mode, pod_source, runtime, runtime_handler, shim_version, uid, vmm",
-    source: "discovery and the container runtime",
+    of_pod: "discovery and the container runtime",
+    of_container: "",
     scope: Scope::Sandbox,
     kind: None,
-    write: Write::Each(|sandbox, sink| {
+    write: Write::Sandbox(|sandbox, sink| {
         let labels = [
             ("cgroup_mode", sandbox.cgroup_mode),
             ("pod_source", sandbox.pod_source),
@@ -33,7 +34,8 @@ pub(super) const SANDBOXES: Family = Family {
     of_type: Type::Gauge,
     unit: "",
     labels: "runtime, state, vmm",
-    source: "discovery",
+    of_pod: "discovery",
+    of_container: "",
     scope: Scope::Agent,
     kind: None,
     write: Write::All(|sandboxes, sink| {
@@ -53,10 +55,11 @@ pub(super) const SOURCE: Family = Family {
     of_type: Type::Gauge,
     unit: "",
     labels: "source, state",
-    source: "collection",
+    of_pod: "collection",
+    of_container: "",
     scope: Scope::Sandbox,
     kind: None,
-    write: Write::Each(|sandbox, sink| {
+    write: Write::Sandbox(|sandbox, sink| {
         for source in &sandbox.sources {
             sink.put(&[("source", source.source), ("state", source.state)], Some(1.0));
         }
@@ -69,10 +72,11 @@ pub(super) const LAST_COLLECT: Family = Family {
     of_type: Type::Gauge,
     unit: "seconds",
     labels: "source",
-    source: "collection",
+    of_pod: "collection",
+    of_container: "",
     scope: Scope::Sandbox,
     kind: None,
-    write: Write::Each(|sandbox, sink| {
+    write: Write::Sandbox(|sandbox, sink| {
         for source in &sandbox.sources {
             sink.put(&[("source", source.source)], source.collected_unix_seconds);
         }

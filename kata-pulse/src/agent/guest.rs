@@ -1,19 +1,22 @@
-//! One collection of one sandbox: may it be asked, ask, understand, convert, store.
+//! One collection of one guest's numbers: may its shim be asked, else by the guest's agent; ask, understand, convert,
+//! store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
-use crate::collect::schedule::{Collect, Outcome};
+use crate::collect::agent::{self, AgentError, Door};
+use crate::collect::schedule::{Collect, Outcome, Rules};
 use crate::collect::shim::client::{Cut, Limits, Page, Question, ShimError, ask};
 use crate::collect::shim::parse::{ParseLimits, parse};
 use crate::collect::shim::safety::{Verdict, decide, is_address};
+use crate::collect::shim::types::{Dropped, ShimSample};
 use crate::config::ShimMetrics;
-use crate::convert::{ConvertDropped, Moment, convert};
+use crate::convert::{ConvertDropped, GuestHistory, Moment, convert};
 use crate::discover::boot_now;
 use crate::registry::{AgentReply, Registry};
-use crate::sandbox::{AgentAddress, ProcessRole, Sandbox, Source, SourceState};
+use crate::sandbox::{AgentAddress, Evidence, ProcessRole, Runtime, Sandbox, SandboxState, Source, SourceState};
 use crate::store::Store;
 use crate::telemetry::Own;
 
@@ -22,7 +25,16 @@ const DENIED_WITHIN: Duration = Duration::from_secs(1);
 /// `/agent-url` is a line; a longer one is none.
 const ADDRESS_BYTES: usize = 1024;
 
-pub(super) struct ShimCollector {
+/// A Go shim's page may be silent for half a minute before its shim gives up: the first pause is shorter than that.
+pub(super) const RULES: Rules = Rules {
+    healthy_lane: 16,
+    suspect_lane: 4,
+    first_backoff: Duration::from_secs(15),
+    second_turn_soon: true,
+    news_is_urgent: false,
+};
+
+pub(super) struct GuestCollector {
     pub registry: Registry,
     pub store: Store,
     pub own: Own,
@@ -33,7 +45,14 @@ pub(super) struct ShimCollector {
     pub started: Instant,
 }
 
-impl Collect for ShimCollector {
+impl Collect for GuestCollector {
+    type Key = (Evidence, SandboxState);
+
+    fn key(&self, sandbox: &Sandbox) -> Option<Self::Key> {
+        let may_be_asked = sandbox.has_socket && sandbox.state != SandboxState::Stopping;
+        may_be_asked.then(|| (sandbox.evidence(), sandbox.state))
+    }
+
     async fn collect(&self, sandbox: Arc<Sandbox>) -> Outcome {
         let evidence = match self.evidence(&sandbox).await {
             Ok(evidence) => evidence,
@@ -49,7 +68,7 @@ impl Collect for ShimCollector {
                 if self.state(&sandbox, SourceState::Unsafe) {
                     info!(sandbox_id = %sandbox.id, reason, "shim is not asked for metrics");
                 }
-                Outcome::Unsafe
+                self.ask_agent(&sandbox, evidence.agent_address.as_ref()).await
             }
             Verdict::Booting => {
                 self.state(&sandbox, SourceState::Booting);
@@ -63,9 +82,9 @@ impl Collect for ShimCollector {
     }
 }
 
-impl ShimCollector {
+impl GuestCollector {
     /// With the agent's address, which is asked for once: the one question that never reaches the hypervisor.
-    async fn evidence(&self, sandbox: &Sandbox) -> Result<crate::sandbox::Evidence, ShimError> {
+    async fn evidence(&self, sandbox: &Sandbox) -> Result<Evidence, ShimError> {
         let mut evidence = sandbox.evidence();
         if evidence.agent_address.is_some() {
             return Ok(evidence);
@@ -79,9 +98,7 @@ impl ShimCollector {
                 return Err(error);
             }
             // A Go shim's page can be had without it.
-            Err(error)
-                if evidence.runtime == Some(crate::sandbox::Runtime::Go) && error.state() != SourceState::Gone =>
-            {
+            Err(error) if evidence.runtime == Some(Runtime::Go) && error.state() != SourceState::Gone => {
                 debug!(sandbox_id = %sandbox.id, error = &error as &dyn std::error::Error, "no agent address");
                 None
             }
@@ -95,6 +112,38 @@ impl ShimCollector {
             None => self.reply(sandbox, AgentReply::NotYet),
         }
         Ok(evidence)
+    }
+
+    /// The guest itself, which no request of ours can kill.
+    async fn ask_agent(&self, sandbox: &Sandbox, address: Option<&AgentAddress>) -> Outcome {
+        let Some(door) = address.and_then(Door::of) else {
+            self.put_state(sandbox, Source::Agent, SourceState::Unsupported);
+            return Outcome::Unsafe;
+        };
+        let started = Instant::now();
+        let answer = agent::ask(&door, self.limits.deadline).await;
+        self.own.collected(Source::Agent, started.elapsed());
+        match answer {
+            Ok(body) => {
+                let sample = parse(&body, true, ParseLimits::default());
+                self.count_dropped(&sample.dropped);
+                if sample.guest_answered {
+                    self.store_guest(sandbox, Source::Agent, &sample);
+                    return Outcome::Collected;
+                }
+                self.agent_failed(sandbox, SourceState::BadPage, None)
+            }
+            Err(error) => self.agent_failed(sandbox, error.state(), Some(&error)),
+        }
+    }
+
+    fn agent_failed(&self, sandbox: &Sandbox, state: SourceState, error: Option<&AgentError>) -> Outcome {
+        self.own.collect_failed(Source::Agent, state);
+        let error = error.map(|error| error as &dyn std::error::Error);
+        if self.put_state(sandbox, Source::Agent, state) {
+            info!(sandbox_id = %sandbox.id, source = "agent", state = state.as_str(), error, "no numbers from the guest");
+        }
+        if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Failed }
     }
 
     async fn ask_metrics(&self, sandbox: &Sandbox) -> Outcome {
@@ -116,27 +165,9 @@ impl ShimCollector {
 
     fn take_page(&self, sandbox: &Sandbox, page: &Page, took: Duration) -> Outcome {
         let sample = parse(&page.body, page.cut.is_none(), ParseLimits::default());
-        let dropped = sample.dropped;
-        for (limit, count) in [
-            ("malformed_lines", dropped.malformed_lines),
-            ("non_finite", dropped.non_finite),
-            ("duplicates", dropped.duplicates),
-            ("samples", dropped.samples),
-            ("names", dropped.names),
-        ] {
-            self.limited(limit, count);
-        }
+        self.count_dropped(&sample.dropped);
         if sample.guest_answered {
-            let moment = Moment {
-                now_seconds: self.started.elapsed().as_secs_f64(),
-                vmm_age_seconds: self.vmm_age_seconds(sandbox),
-            };
-            let ConvertDropped { fallen, devices } =
-                self.store.put_guest(&sandbox.id, sandbox.directory_inode, SystemTime::now(), |history| {
-                    convert(&sample, history, moment)
-                });
-            self.limited("fallen_counters", fallen);
-            self.limited("devices", devices);
+            self.store_guest(sandbox, Source::Shim, &sample);
             return if page.cut == Some(Cut::Deadline) { Outcome::TimedOut } else { Outcome::Collected };
         }
         let state = match page.cut {
@@ -148,6 +179,30 @@ impl ShimCollector {
         };
         self.count_failure(sandbox, state);
         if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Failed }
+    }
+
+    fn count_dropped(&self, dropped: &Dropped) {
+        for (limit, count) in [
+            ("malformed_lines", dropped.malformed_lines),
+            ("non_finite", dropped.non_finite),
+            ("duplicates", dropped.duplicates),
+            ("samples", dropped.samples),
+            ("names", dropped.names),
+        ] {
+            self.limited(limit, count);
+        }
+    }
+
+    fn store_guest(&self, sandbox: &Sandbox, source: Source, sample: &ShimSample) {
+        let moment = Moment {
+            now_seconds: self.started.elapsed().as_secs_f64(),
+            vmm_age_seconds: self.vmm_age_seconds(sandbox),
+        };
+        let convert = |history: &mut GuestHistory| convert(sample, history, moment);
+        let ConvertDropped { fallen, devices } =
+            self.store.put_guest(&sandbox.id, sandbox.directory_inode, source, SystemTime::now(), convert);
+        self.limited("fallen_counters", fallen);
+        self.limited("devices", devices);
     }
 
     fn vmm_age_seconds(&self, sandbox: &Sandbox) -> Option<f64> {
@@ -182,7 +237,11 @@ impl ShimCollector {
     }
 
     fn state(&self, sandbox: &Sandbox, state: SourceState) -> bool {
-        self.store.put_state(&sandbox.id, sandbox.directory_inode, Source::Shim, state)
+        self.put_state(sandbox, Source::Shim, state)
+    }
+
+    fn put_state(&self, sandbox: &Sandbox, source: Source, state: SourceState) -> bool {
+        self.store.put_state(&sandbox.id, sandbox.directory_inode, source, state)
     }
 
     fn reply(&self, sandbox: &Sandbox, reply: AgentReply) {

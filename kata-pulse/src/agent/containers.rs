@@ -1,0 +1,158 @@
+//! One collection of one pod's containers: ask the runtime, understand, convert, store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::collect::cri::Client;
+use crate::collect::runtime::types::TaskSample;
+use crate::collect::runtime::{self, RuntimeError};
+use crate::collect::schedule::{Collect, Outcome, Rules};
+use crate::convert::{ContainerHistory, ConvertDropped, TaskContext, convert_task};
+use crate::model::Stats;
+use crate::sandbox::{ContainerId, Sandbox, SandboxState, Source, SourceState};
+use crate::store::{Reading, Store};
+use crate::telemetry::Own;
+
+/// A healthy guest answers within milliseconds.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// A shim works on a question for up to a minute after nobody waits for the answer any more, and the Go shim does
+/// nothing else for its pod meanwhile: the first pause is longer than that.
+pub(super) const RULES: Rules = Rules {
+    healthy_lane: 8,
+    suspect_lane: 2,
+    first_backoff: Duration::from_secs(75),
+    second_turn_soon: false,
+    news_is_urgent: true,
+};
+
+pub(super) struct ContainerCollector {
+    pub store: Store,
+    pub own: Own,
+    pub runtime: watch::Receiver<Option<Client>>,
+    pub ooms: OomCounts,
+    /// CRI-O asks one shim at a time, whoever wants it: a second call would only wait behind the first.
+    pub one_by_one: tokio::sync::Mutex<()>,
+}
+
+/// How often the guest's kernel has killed in each container, since this agent listens.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OomCounts(Arc<Mutex<HashMap<ContainerId, u64>>>);
+
+impl OomCounts {
+    /// More containers than a node has are an attack.
+    const MAX: usize = 20_000;
+
+    pub fn count(&self, id: ContainerId) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() < Self::MAX || counts.contains_key(&id) {
+            *counts.entry(id).or_default() += 1;
+        }
+    }
+
+    fn of(&self, id: &ContainerId) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied().unwrap_or(0)
+    }
+
+    pub fn retain(&self, keep: impl Fn(&ContainerId) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| keep(id));
+    }
+}
+
+impl Collect for ContainerCollector {
+    /// A container that starts is asked for at once.
+    type Key = Vec<ContainerId>;
+
+    /// A pod that stops is left alone: a question would hold up its end.
+    fn key(&self, sandbox: &Sandbox) -> Option<Self::Key> {
+        let ready = sandbox.identity.as_ref().is_some_and(|identity| identity.ready);
+        let may_be_asked = ready && sandbox.state != SandboxState::Stopping && !sandbox.containers.is_empty();
+        may_be_asked.then(|| sandbox.containers.iter().map(|container| container.id.clone()).collect())
+    }
+
+    async fn collect(&self, sandbox: Arc<Sandbox>) -> Outcome {
+        let client = self.runtime.borrow().clone();
+        let Some(client) = client else { return self.failed(&sandbox, &RuntimeError::NotConnected) };
+        let _turn = if client.is_containerd() { None } else { Some(self.one_by_one.lock().await) };
+        let started = Instant::now();
+        let answer = runtime::ask(&client, &sandbox, DEADLINE).await;
+        self.own.collected(Source::Runtime, started.elapsed());
+        match answer {
+            // The runtime leaves out what a shim did not give: nothing at all is no answer.
+            Ok(samples) if samples.is_empty() => self.gave_nothing(&sandbox),
+            Ok(samples) => {
+                self.store_samples(&sandbox, &samples, client.is_containerd());
+                Outcome::Collected
+            }
+            Err(error) => self.failed(&sandbox, &error),
+        }
+    }
+}
+
+impl ContainerCollector {
+    fn store_samples(&self, sandbox: &Sandbox, samples: &[TaskSample], ooms_are_told: bool) {
+        let mut dropped = ConvertDropped::default();
+        let convert = |histories: &mut HashMap<ContainerId, ContainerHistory>, reading: &Reading| {
+            histories.retain(|id, _| sandbox.containers.iter().any(|container| container.id == *id));
+            let mut converted = Vec::with_capacity(samples.len());
+            for sample in samples {
+                let context = context(sandbox, &sample.container, reading);
+                let history = histories.entry(sample.container.clone()).or_default();
+                let (mut stats, more) = convert_task(&sample.metrics, context, history);
+                stats.oom_events = ooms_are_told.then(|| self.ooms.of(&sample.container) as f64);
+                dropped.fallen += more.fallen;
+                dropped.devices += more.devices;
+                converted.push((sample.container.clone(), stats));
+            }
+            converted
+        };
+        self.store.put_containers(&sandbox.id, sandbox.directory_inode, SystemTime::now(), convert);
+        for (limit, count) in [("fallen_counters", dropped.fallen), ("devices", dropped.devices)] {
+            if count > 0 {
+                self.own.limited(limit, count);
+            }
+        }
+    }
+
+    fn gave_nothing(&self, sandbox: &Sandbox) -> Outcome {
+        self.own.collect_failed(Source::Runtime, SourceState::BadPage);
+        if self.put_state(sandbox, SourceState::BadPage) {
+            info!(sandbox_id = %sandbox.id, source = "runtime", "the runtime gave no numbers of any container");
+        }
+        Outcome::Failed
+    }
+
+    fn failed(&self, sandbox: &Sandbox, error: &RuntimeError) -> Outcome {
+        let state = error.state();
+        self.own.collect_failed(Source::Runtime, state);
+        if self.put_state(sandbox, state) && state != SourceState::Refused {
+            let error = error as &dyn std::error::Error;
+            info!(sandbox_id = %sandbox.id, source = "runtime", state = state.as_str(), error, "no container numbers");
+        }
+        match state {
+            SourceState::Timeout => Outcome::TimedOut,
+            // The runtime is not there yet, or not any more: it costs nothing to try again soon.
+            SourceState::Refused => Outcome::Booting,
+            _ => Outcome::Failed,
+        }
+    }
+
+    fn put_state(&self, sandbox: &Sandbox, state: SourceState) -> bool {
+        self.store.put_state(&sandbox.id, sandbox.directory_inode, Source::Runtime, state)
+    }
+}
+
+fn context(sandbox: &Sandbox, id: &ContainerId, reading: &Reading) -> TaskContext {
+    let container = sandbox.containers.iter().find(|container| container.id == *id);
+    TaskContext {
+        runtime: sandbox.runtime,
+        version: sandbox.shim_version,
+        has_cpu_quota: container.is_some_and(|container| container.limits.has_cpu_quota()),
+        guest_disks: reading.guest.as_ref().map(|guest| guest.disks.len()),
+        guest_cpu_seconds: reading.stats.as_ref().and_then(|stats: &Arc<Stats>| stats.cpu.usage_seconds),
+    }
+}
