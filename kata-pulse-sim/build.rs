@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let set = protox::compile(["proto/cri.proto"], ["proto"])?;
+    let files = ["cri", "tasks", "containers", "events", "task_events", "metrics_v1", "metrics_v2"];
+    let set = protox::compile(files.map(|name| format!("proto/{name}.proto")), ["proto"])?;
     tonic_prost_build::configure().build_client(true).compile_fds(set)?;
     Ok(())
 }

@@ -104,6 +104,8 @@ pub enum SimError {
     UnknownKind(String),
     #[error("sandbox {0:?} does not exist")]
     UnknownSandbox(String),
+    #[error("container {0:?} does not run")]
+    UnknownContainer(String),
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,

@@ -16,9 +16,12 @@ use tokio::{net::UnixListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    container::{CgroupDriver, CgroupMode, ContainerSpec, QosClass},
+    containerd::events::{EventHub, Happening},
     kind::{Fault, Kind, Runtime, SimError, Vmm},
     page::GuestLoad,
     shim::{self, ShimState},
+    workload::{Workload, unix_now_ns},
 };
 
 /// The pod of a sandbox, as CRI tells it.
@@ -28,6 +31,13 @@ pub struct Pod {
     pub namespace: String,
     pub uid: String,
     pub handler: String,
+}
+
+/// What the RuntimeClass adds to a pod for the VM itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overhead {
+    pub cpu_millis: i64,
+    pub memory_bytes: i64,
 }
 
 /// What to create.
@@ -40,10 +50,16 @@ pub struct SandboxSpec {
     pub load: GuestLoad,
     /// Written into persist.json or state.json; no process is made for it.
     pub vmm_pid: u32,
+    pub containers: Vec<ContainerSpec>,
+    pub guest_cgroup: CgroupMode,
+    pub host_cgroup: CgroupMode,
+    pub cgroup_driver: CgroupDriver,
+    pub qos: QosClass,
+    pub overhead: Option<Overhead>,
 }
 
 impl SandboxSpec {
-    /// A sandbox number `n` with a 64-digit id and a pod `pod-<n>` in `default`.
+    /// A sandbox number `n` with a 64-digit id, a pod `pod-<n>` in `default` and one container `app`.
     pub fn numbered(n: u64, kind: Kind) -> Self {
         let pod = Pod {
             name: format!("pod-{n}"),
@@ -51,7 +67,20 @@ impl SandboxSpec {
             uid: format!("00000000-0000-4000-8000-{n:012x}"),
             handler: "kata".to_owned(),
         };
-        Self { id: format!("{n:064x}"), kind, pod: Some(pod), load: GuestLoad::default(), vmm_pid: 0 }
+        let id = format!("{n:064x}");
+        Self {
+            containers: vec![ContainerSpec::named(&id, "app")],
+            id,
+            kind,
+            pod: Some(pod),
+            load: GuestLoad::default(),
+            vmm_pid: 0,
+            guest_cgroup: CgroupMode::default(),
+            host_cgroup: CgroupMode::default(),
+            cgroup_driver: CgroupDriver::default(),
+            qos: QosClass::default(),
+            overhead: Some(Overhead { cpu_millis: 250, memory_bytes: 160 << 20 }),
+        }
     }
 }
 
@@ -60,7 +89,8 @@ impl SandboxSpec {
 pub struct Sandbox {
     pub spec: SandboxSpec,
     pub created_unix_ns: i64,
-    shim: Arc<ShimState>,
+    pub(crate) workload: Workload,
+    pub(crate) shim: Arc<ShimState>,
     server: JoinHandle<()>,
 }
 
@@ -72,12 +102,13 @@ pub struct Node {
     root: PathBuf,
     sandboxes: Mutex<Sandboxes>,
     killed: Arc<AtomicU64>,
+    pub(crate) events: EventHub,
 }
 
 impl Node {
     /// `/` for the real paths.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), sandboxes: Mutex::default(), killed: Arc::default() }
+        Self { root: root.into(), sandboxes: Mutex::default(), killed: Arc::default(), events: EventHub::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -145,10 +176,9 @@ impl Node {
             life: CancellationToken::new(),
         });
         let server = tokio::spawn(shim::serve(listener, Arc::clone(&state)));
-        let created_unix_ns = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-        let sandbox = Sandbox { spec, created_unix_ns, shim: state, server };
+        let workload = Workload::start(&spec);
+        let sandbox = Sandbox { spec, created_unix_ns: unix_now_ns(), workload, shim: state, server };
+        self.events.publish_all(&sandbox, &Happening::START);
         self.lock().insert(sandbox.spec.id.clone(), sandbox);
         Ok(())
     }
@@ -156,6 +186,8 @@ impl Node {
     /// Removes a sandbox in the order and with the system calls of its runtime.
     pub async fn remove(&self, id: &str) -> Result<(), SimError> {
         let gone = self.take(id)?;
+        self.events.publish_all(&gone, &Happening::EXIT);
+        self.events.publish_all(&gone, &[Happening::ContainerDelete]);
         let dir = self.sandbox_dir(gone.spec.kind.runtime, id);
         match gone.spec.kind.runtime {
             Runtime::Go => {
@@ -175,7 +207,9 @@ impl Node {
 
     /// The shim dies; its directories and its dead socket stay.
     pub async fn crash(&self, id: &str) -> Result<(), SimError> {
-        end(self.take(id)?).await;
+        let gone = self.take(id)?;
+        self.events.publish_all(&gone, &Happening::EXIT);
+        end(gone).await;
         Ok(())
     }
 

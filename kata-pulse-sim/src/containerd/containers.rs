@@ -1,0 +1,130 @@
+//! containerd's container store: what it knows of every sandbox and container without asking a shim.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc};
+
+use prost_types::Any;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    filter::Filters,
+    namespace_of,
+    proto::containers::{
+        Container, GetContainerRequest, GetContainerResponse, ListContainerMessage, ListContainersRequest,
+        ListContainersResponse, container::Runtime, containers_server::Containers,
+    },
+    timestamp,
+};
+use crate::{
+    container::ContainerSpec,
+    cri::{Calls, CriFlavour},
+    node::{Node, Sandbox, SandboxSpec},
+    spec::{PAUSE_IMAGE, oci_spec},
+};
+
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// `io.containerd.<handler>.v2`, as kata-deploy writes it; a pod without a handler runs under `kata`.
+pub(crate) fn runtime_name(sandbox: &SandboxSpec) -> String {
+    match sandbox.pod.as_ref().map(|pod| pod.handler.as_str()) {
+        None | Some("") => "io.containerd.kata.v2".to_owned(),
+        Some(handler) => format!("io.containerd.{handler}.v2"),
+    }
+}
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct ContainersService {
+    pub(crate) node: Arc<Node>,
+    pub(crate) calls: Calls,
+}
+
+impl ContainersService {
+    fn in_namespace(&self, namespace: &str) -> Vec<Container> {
+        let sandboxes = self.node.lock();
+        let of_one = |sandbox: &Sandbox| {
+            let containers = sandbox.workload.containers.iter();
+            let mut found = vec![record(sandbox, None)];
+            found.extend(containers.map(|container| record(sandbox, Some(&container.spec))));
+            found
+        };
+        sandboxes.values().filter(|sandbox| sandbox.spec.namespace() == namespace).flat_map(of_one).collect()
+    }
+
+    async fn listed(&self, request: Request<ListContainersRequest>) -> Result<Vec<Container>, Status> {
+        let namespace = namespace_of(&request)?;
+        let filters = Filters::parse(&request.into_inner().filters)?;
+        let mut found = self.in_namespace(&namespace);
+        found.retain(|container| filters.accept(|field| field_of(container, field)));
+        Ok(found)
+    }
+}
+
+fn field_of(container: &Container, field: &str) -> Option<String> {
+    match field {
+        "id" => Some(container.id.clone()),
+        "image" => Some(container.image.clone()),
+        "runtime.name" => container.runtime.as_ref().map(|runtime| runtime.name.clone()),
+        _ => container.labels.get(field.strip_prefix("labels.")?).cloned(),
+    }
+}
+
+/// `None` for the sandbox's own container.
+fn record(sandbox: &Sandbox, container: Option<&ContainerSpec>) -> Container {
+    let created_unix_ns = container.map_or(sandbox.created_unix_ns, |container| container.created_unix_ns);
+    let id = container.map_or(&sandbox.spec.id, |container| &container.id).clone();
+    let spec = oci_spec(&sandbox.spec, container, CriFlavour::Containerd);
+    Container {
+        labels: labels(&sandbox.spec, container),
+        image: container.map_or(PAUSE_IMAGE, |container| &container.image).to_owned(),
+        runtime: Some(Runtime { name: runtime_name(&sandbox.spec), options: None }),
+        spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value: spec.to_string().into_bytes() }),
+        snapshotter: "overlayfs".to_owned(),
+        snapshot_key: id.clone(),
+        created_at: Some(timestamp(created_unix_ns)),
+        updated_at: Some(timestamp(created_unix_ns)),
+        id,
+    }
+}
+
+fn labels(sandbox: &SandboxSpec, container: Option<&ContainerSpec>) -> HashMap<String, String> {
+    let Some(pod) = &sandbox.pod else {
+        return HashMap::new();
+    };
+    let kind = if container.is_some() { "container" } else { "sandbox" };
+    let mut labels = pod.labels();
+    labels.insert("io.cri-containerd.kind".to_owned(), kind.to_owned());
+    if let Some(container) = container {
+        labels.insert("io.kubernetes.container.name".to_owned(), container.name.clone());
+    }
+    labels
+}
+
+#[tonic::async_trait]
+impl Containers for ContainersService {
+    type ListStreamStream = Pin<Box<dyn Stream<Item = Result<ListContainerMessage, Status>> + Send>>;
+
+    async fn get(&self, request: Request<GetContainerRequest>) -> Result<Response<GetContainerResponse>, Status> {
+        self.calls.called("Containers.Get").await?;
+        let namespace = namespace_of(&request)?;
+        let id = request.into_inner().id;
+        let found = self.in_namespace(&namespace).into_iter().find(|container| container.id == id);
+        let missing = || Status::not_found(format!("container {id:?} in namespace {namespace:?}: not found"));
+        Ok(Response::new(GetContainerResponse { container: Some(found.ok_or_else(missing)?) }))
+    }
+
+    async fn list(&self, request: Request<ListContainersRequest>) -> Result<Response<ListContainersResponse>, Status> {
+        self.calls.called("Containers.List").await?;
+        Ok(Response::new(ListContainersResponse { containers: self.listed(request).await? }))
+    }
+
+    async fn list_stream(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Result<Response<Self::ListStreamStream>, Status> {
+        self.calls.called("Containers.ListStream").await?;
+        let found = self.listed(request).await?.into_iter();
+        let messages = found.map(|container| Ok(ListContainerMessage { container: Some(container) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+}
