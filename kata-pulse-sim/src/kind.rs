@@ -1,6 +1,8 @@
-//! The words of the simulator: runtimes, hypervisors, faults, errors.
+//! The words of the simulator: runtimes, hypervisors, errors.
 
-use std::{io, path::PathBuf, str::FromStr};
+use std::{fmt, io, path::PathBuf, str::FromStr};
+
+use crate::fault::FAULT_NAMES;
 
 /// Which shim implementation runs the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,36 +78,30 @@ impl FromStr for Kind {
     }
 }
 
-/// What a shim does wrong with `GET /metrics`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// Go: host part at once, silence for 30 s, a `# …` remainder. RS: nothing for 60 s, then the shim part alone.
-    HungGuest,
-    /// Half of the body, then the connection is closed.
-    HalfAnswer,
-    /// Bytes that are no exposition.
-    Garbage,
-    /// A body of this many bytes.
-    HugeBody(u64),
-    /// One byte a second, for ever.
-    Drip,
-    /// No guest families (agent policy).
-    Denied,
-    /// These lines are added behind the page.
-    Extra(String),
-    /// Accepted, then closed without a byte.
-    AcceptThenClose,
+/// Every name that is a [`Kind`].
+pub const KIND_NAMES: &str = "go-qemu, go-clh, go-firecracker, go-remote, rs-qemu, rs-clh, rs-firecracker, \
+                              rs-dragonball, rs-openvmm, rs-remote";
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let runtime = if self.runtime == Runtime::Go { "go" } else { "rs" };
+        write!(out, "{runtime}-{}", self.hypervisor_type())
+    }
 }
 
 /// What the simulator could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
-    #[error("unknown kind of sandbox {0:?}")]
+    #[error("unknown kind of sandbox {0:?}; there are {KIND_NAMES}")]
     UnknownKind(String),
+    #[error("unknown fault {0:?}; there are {FAULT_NAMES}")]
+    UnknownFault(String),
     #[error("sandbox {0:?} does not exist")]
     UnknownSandbox(String),
     #[error("container {0:?} does not run")]
     UnknownContainer(String),
+    #[error("sandbox {0:?} has no {1}")]
+    Lacks(String, &'static str),
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,

@@ -1,27 +1,42 @@
 //! A Kata node made of nothing but this machine: sandbox directories, shim sockets, a CRI server, faults on command.
 //! It never depends on kata-pulse, so it cannot share its bugs.
 
+mod agent;
+pub mod burn;
 mod cgroup;
+mod channel;
 pub mod container;
 pub mod containerd;
 pub mod cri;
+pub mod fault;
+mod inspect;
 pub mod kind;
 pub mod launch;
+pub mod layout;
 pub mod metrics;
 pub mod node;
+mod order;
 pub mod page;
+pub mod process;
 pub mod role;
 mod shim;
 mod spec;
+mod state;
 mod stats;
 pub mod storm;
+mod ttrpc;
+mod vm;
 mod workload;
 
+pub use burn::{Burn, BurnTruth};
 pub use container::{
     CgroupDriver, CgroupMode, ContainerLimits, ContainerLoad, ContainerSpec, DeviceLoad, DeviceTruth, QosClass, Truth,
 };
 pub use cri::{CriFault, CriFlavour, CriServer};
-pub use kind::{Fault, Kind, Runtime, SimError, Vmm};
+pub use fault::{AgentFault, AnyFault, Fault};
+pub use kind::{Kind, Runtime, SimError, Vmm};
+pub use launch::Processes;
+pub use layout::Variant;
 pub use metrics::{Metrics, Reporter};
 pub use node::{Node, Overhead, Pod, Sandbox, SandboxSpec};
 pub use page::{CpuUnit, GuestLoad};

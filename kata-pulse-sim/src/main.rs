@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use kata_pulse_sim::launch::{launch, simulator};
+use kata_pulse_sim::launch::{Processes, simulator};
 use kata_pulse_sim::storm::{self, Storm};
 use kata_pulse_sim::{CriFlavour, CriServer, Kind, Node, SandboxSpec};
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,13 +87,10 @@ async fn run(root: PathBuf, sandboxes: u64, kinds: Vec<Kind>, cri: Cri, processe
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node = Arc::new(Node::new(&root));
     let server = start_cri(&node, &root, cri)?;
-    let mut shims = Vec::new();
     for (n, kind) in (1..=sandboxes).zip(kinds.iter().copied().cycle()) {
         let mut spec = SandboxSpec::numbered(n, kind);
         if processes {
-            let shim = launch(&root, &simulator()?, &spec.id, kind)?;
-            spec.vmm_pid = shim.helpers.get("vmm").copied().unwrap_or_default();
-            shims.push(shim);
+            spec.processes = Some(Processes::of(simulator()?));
         }
         node.create(spec).await?;
     }
@@ -103,9 +100,6 @@ async fn run(root: PathBuf, sandboxes: u64, kinds: Vec<Kind>, cri: Cri, processe
         _ = interrupt.recv() => {}
     }
     node.remove_all().await?;
-    for shim in shims {
-        shim.stop()?;
-    }
     println!("shims killed by GET /metrics: {}", node.shims_killed());
     if let Some(server) = server {
         server.stop().await;

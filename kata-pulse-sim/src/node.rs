@@ -2,25 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags};
-use tokio::{net::UnixListener, task::JoinHandle, time::Instant};
+use tokio::{net::UnixStream, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agent::{self, AgentState},
     container::{CgroupDriver, CgroupMode, ContainerSpec, QosClass},
     containerd::events::{EventHub, Happening},
-    kind::{Fault, Kind, Runtime, SimError, Vmm},
+    kind::{Kind, Runtime, SimError, Vmm},
+    launch::Processes,
+    layout::{self, Places, Variant},
+    order::{self, Made, Making},
     page::GuestLoad,
+    process::ShimProcess,
     shim::{self, ShimState},
+    vm::{self, Vm},
     workload::{Workload, unix_now_ns},
 };
 
@@ -48,7 +48,7 @@ pub struct SandboxSpec {
     /// `None`: made without a pod (ctr, nerdctl); CRI does not know it.
     pub pod: Option<Pod>,
     pub load: GuestLoad,
-    /// Written into persist.json or state.json; no process is made for it.
+    /// Written into persist.json; that of the VMM where there are processes.
     pub vmm_pid: u32,
     pub containers: Vec<ContainerSpec>,
     pub guest_cgroup: CgroupMode,
@@ -56,6 +56,12 @@ pub struct SandboxSpec {
     pub cgroup_driver: CgroupDriver,
     pub qos: QosClass,
     pub overhead: Option<Overhead>,
+    /// What is not as usual about its places.
+    pub variant: Variant,
+    /// The guest's agent answers on a hybrid-vsock socket.
+    pub agent: bool,
+    /// `None`: a sandbox without processes, all of it in this one.
+    pub processes: Option<Processes>,
 }
 
 impl SandboxSpec {
@@ -80,6 +86,9 @@ impl SandboxSpec {
             cgroup_driver: CgroupDriver::default(),
             qos: QosClass::default(),
             overhead: Some(Overhead { cpu_millis: 250, memory_bytes: 160 << 20 }),
+            variant: Variant::default(),
+            agent: false,
+            processes: None,
         }
     }
 }
@@ -92,6 +101,7 @@ pub struct Sandbox {
     pub(crate) workload: Workload,
     pub(crate) shim: Arc<ShimState>,
     server: JoinHandle<()>,
+    pub(crate) vm: Vm,
 }
 
 type Sandboxes = BTreeMap<String, Sandbox>;
@@ -101,14 +111,22 @@ type Sandboxes = BTreeMap<String, Sandbox>;
 pub struct Node {
     root: PathBuf,
     sandboxes: Mutex<Sandboxes>,
-    killed: Arc<AtomicU64>,
+    /// What crashes left.
+    leftovers: Mutex<BTreeMap<String, Vm>>,
+    pub(crate) killed: Arc<AtomicU64>,
     pub(crate) events: EventHub,
 }
 
 impl Node {
     /// `/` for the real paths.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), sandboxes: Mutex::default(), killed: Arc::default(), events: EventHub::default() }
+        Self {
+            root: root.into(),
+            sandboxes: Mutex::default(),
+            leftovers: Mutex::default(),
+            killed: Arc::default(),
+            events: EventHub::default(),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -117,18 +135,11 @@ impl Node {
 
     /// The folder that holds the sandboxes of a runtime.
     pub fn base(&self, runtime: Runtime) -> PathBuf {
-        self.root.join(match runtime {
-            Runtime::Go => "run/vc/sbs",
-            Runtime::Rs => "run/kata",
-        })
+        layout::base(&self.root, runtime)
     }
 
     pub fn sandbox_dir(&self, runtime: Runtime, id: &str) -> PathBuf {
         self.base(runtime).join(id)
-    }
-
-    fn shared_dir(&self, id: &str) -> PathBuf {
-        self.root.join("run/kata-containers/shared/sandboxes").join(id)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Sandboxes> {
@@ -136,80 +147,83 @@ impl Node {
     }
 
     /// Creates a sandbox in the order of its runtime; it is served when this returns.
-    pub async fn create(&self, spec: SandboxSpec) -> Result<(), SimError> {
-        let dir = self.sandbox_dir(spec.kind.runtime, &spec.id);
-        let shared = self.shared_dir(&spec.id);
-        let listener = match spec.kind.runtime {
-            Runtime::Go => {
-                if spec.kind.vmm == Vmm::Qemu {
-                    make_dir(&dir, 0o750)?;
-                }
-                make_dir(&shared.join("shared"), 0o750)?;
-                make_dir(&shared.join("mounts"), 0o750)?;
-                make_dir(&self.root.join("run/vc/vm").join(&spec.id), 0o750)?;
-                make_dir(&dir, 0o700)?;
-                write(&dir.join("persist.json"), &persist_json(&spec))?;
-                make_dir(&dir.join(&spec.id), 0o700)?;
-                write(&dir.join(&spec.id).join("persist.json"), "{}")?;
-                bind(&dir, 0o600)?
-            }
-            Runtime::Rs => {
-                make_dir(&dir, 0o755)?;
-                let listener = bind(&dir, 0o755)?;
-                make_dir(&dir.join("root"), 0o755)?;
-                make_dir(&shared, 0o750)?;
-                write(&dir.join("state.json"), &state_json(&spec))?;
-                listener
-            }
-        };
+    pub async fn create(&self, mut spec: SandboxSpec) -> Result<(), SimError> {
+        let places = Places::new(&self.root, &spec.id, spec.kind, &spec.variant);
+        let Made { listener, agent, shim } = Making::new(&self.root, &spec, &places).run()?;
+        spec.vmm_pid = shim.as_ref().and_then(|shim| shim.helpers.get("vmm").copied()).unwrap_or(spec.vmm_pid);
+        let shim = shim.map(|shim| Arc::new(Mutex::new(shim)));
+        let born = Instant::now();
         let state = Arc::new(ShimState {
             kind: spec.kind,
-            agent_url: agent_url(&spec),
+            agent_url: places.agent_url(agent.is_some()),
             load: spec.load,
-            born: Instant::now(),
+            born,
             fault: Mutex::default(),
             requests: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
             killed: AtomicU64::new(0),
             node_killed: Arc::clone(&self.killed),
+            process: shim.clone(),
             life: CancellationToken::new(),
         });
+        if let Some(shim) = &shim {
+            follow(shim, &state).map_err(SimError::io("watch the shim of", &spec.id))?;
+        }
         let server = tokio::spawn(shim::serve(listener, Arc::clone(&state)));
+        let agent = agent.map(|listener| {
+            let agent = Arc::new(AgentState::new(spec.kind.runtime, spec.load, born));
+            tokio::spawn(agent::serve(listener, Arc::clone(&agent)));
+            agent
+        });
+        let vm = Vm { places, agent, process: shim };
+        let burn = spec.processes.as_ref().and_then(|processes| processes.burn.clone());
+        let id = spec.id.clone();
         let workload = Workload::start(&spec);
-        let sandbox = Sandbox { spec, created_unix_ns: unix_now_ns(), workload, shim: state, server };
+        let sandbox = Sandbox { spec, created_unix_ns: unix_now_ns(), workload, shim: state, server, vm };
         self.events.publish_all(&sandbox, &Happening::START);
-        self.lock().insert(sandbox.spec.id.clone(), sandbox);
-        Ok(())
+        self.lock().insert(id.clone(), sandbox);
+        burn.map_or(Ok(()), |burn| self.burn(&id, &burn))
     }
 
-    /// Removes a sandbox in the order and with the system calls of its runtime.
+    /// Removes a sandbox in the order and with the system calls of its runtime; what a crash left, as `delete` does.
     pub async fn remove(&self, id: &str) -> Result<(), SimError> {
-        let gone = self.take(id)?;
+        if let Some(left) = self.leftovers().remove(id) {
+            return left.sweep(&self.root, id);
+        }
+        let mut gone = self.take(id)?;
         self.events.publish_all(&gone, &Happening::EXIT);
         self.events.publish_all(&gone, &[Happening::ContainerDelete]);
-        let dir = self.sandbox_dir(gone.spec.kind.runtime, id);
+        gone.vm.end_role("vmm")?;
         match gone.spec.kind.runtime {
             Runtime::Go => {
-                remove_tree(&self.root.join("run/vc/vm").join(id))?;
-                remove_tree(&self.shared_dir(id))?;
-                remove_relative(&dir)?;
-                end(gone).await;
+                gone.vm.end_role("virtiofsd")?;
+                order::remove_go(&gone.spec, &gone.vm.places)?;
             }
             Runtime::Rs => {
-                remove_tree(&dir)?;
-                remove_tree(&self.shared_dir(id))?;
-                end(gone).await;
+                order::remove_runtime_rs(&gone.vm.places)?;
+                gone.vm.end_role("virtiofsd")?;
             }
+        }
+        let vm = end(gone).await;
+        vm.end_shim(&self.root, id)?;
+        if vm.places.leaves_dead_socket() {
+            self.leftovers().insert(id.to_owned(), Vm { process: None, ..vm });
         }
         Ok(())
     }
 
-    /// The shim dies; its directories and its dead socket stay.
+    /// The shim dies of SIGKILL; directories, dead socket, VMM and virtiofsd stay until [`Node::remove`].
     pub async fn crash(&self, id: &str) -> Result<(), SimError> {
         let gone = self.take(id)?;
         self.events.publish_all(&gone, &Happening::EXIT);
-        end(gone).await;
+        let dragonball = gone.spec.kind.vmm == Vmm::Dragonball;
+        gone.vm.kill_shim()?;
+        let mut vm = end(gone).await;
+        if dragonball {
+            vm.end_role("vmm")?; // its VM was the shim
+        }
+        self.leftovers().insert(id.to_owned(), vm);
         Ok(())
     }
 
@@ -217,7 +231,15 @@ impl Node {
         for id in self.ids() {
             self.remove(&id).await?;
         }
+        let left: Vec<String> = self.leftovers().keys().cloned().collect();
+        for id in left {
+            self.remove(&id).await?;
+        }
         Ok(())
+    }
+
+    pub(crate) fn leftovers(&self) -> MutexGuard<'_, BTreeMap<String, Vm>> {
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, id: &str) -> Result<Sandbox, SimError> {
@@ -227,116 +249,37 @@ impl Node {
     pub fn ids(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }
-
-    /// `None` heals the sandbox.
-    pub fn set_fault(&self, id: &str, fault: Option<Fault>) -> Result<(), SimError> {
-        self.with(id, |shim| *shim.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault)
-    }
-
-    /// `GET /metrics` that this sandbox has had.
-    pub fn requests(&self, id: &str) -> Result<u64, SimError> {
-        self.with(id, |shim| shim.requests.load(Ordering::Relaxed))
-    }
-
-    /// The most `GET /metrics` that were in flight together.
-    pub fn max_in_flight(&self, id: &str) -> Result<u64, SimError> {
-        self.with(id, |shim| shim.max_in_flight.load(Ordering::Relaxed))
-    }
-
-    /// Shims that a `GET /metrics` has killed on this node: must stay 0.
-    pub fn shims_killed(&self) -> u64 {
-        self.killed.load(Ordering::Relaxed)
-    }
-
-    fn with<T>(&self, id: &str, look: impl FnOnce(&ShimState) -> T) -> Result<T, SimError> {
-        let sandboxes = self.lock();
-        let sandbox = sandboxes.get(id).ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))?;
-        Ok(look(&sandbox.shim))
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         for sandbox in self.lock().values() {
             sandbox.shim.life.cancel();
+            sandbox.vm.end_agent();
         }
     }
 }
 
-async fn end(sandbox: Sandbox) {
+/// Ends the shim's answers; what is left is its VM.
+async fn end(sandbox: Sandbox) -> Vm {
     sandbox.shim.life.cancel();
     // A server that panicked is as gone as one that ended.
     drop(sandbox.server.await);
+    sandbox.vm
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), SimError> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(SimError::io("create", path))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), SimError> {
-    fs::write(path, text).map_err(SimError::io("write", path))
-}
-
-fn bind(dir: &Path, mode: u32) -> Result<UnixListener, SimError> {
-    let path = dir.join("shim-monitor.sock");
-    let listener = UnixListener::bind(&path).map_err(SimError::io("bind", &path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(SimError::io("chmod", &path))?;
-    Ok(listener)
-}
-
-/// Rust's own: children by descriptor, the directory itself by its absolute path.
-fn remove_tree(path: &Path) -> Result<(), SimError> {
-    match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(SimError::Io { action: "remove", path: path.to_owned(), source })
+/// A shim that ends by whatever cause takes its socket with it.
+fn follow(shim: &Arc<Mutex<ShimProcess>>, state: &Arc<ShimState>) -> std::io::Result<()> {
+    let life = UnixStream::from_std(vm::locked(shim).life()?)?;
+    let (shim, state) = (Arc::downgrade(shim), Arc::clone(state));
+    tokio::spawn(async move {
+        if life.readable().await.is_ok() {
+            state.life.cancel();
+            // Reaps it, which is about to be possible; how it ended is kept for who asks.
+            if let Some(shim) = shim.upgrade() {
+                let _ = vm::locked(&shim).reap();
+            }
         }
-        _ => Ok(()),
-    }
-}
-
-/// Go's os.RemoveAll: the last call is `unlinkat(parent, "<sid>", AT_REMOVEDIR)`.
-fn remove_relative(dir: &Path) -> Result<(), SimError> {
-    for entry in fs::read_dir(dir).map_err(SimError::io("list", dir))? {
-        let path = entry.map_err(SimError::io("list", dir))?.path();
-        if path.is_dir() {
-            remove_tree(&path)?;
-        } else {
-            fs::remove_file(&path).map_err(SimError::io("remove", &path))?;
-        }
-    }
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        return Ok(());
-    };
-    rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|parent| rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR))
-        .map_err(|errno| SimError::Io { action: "remove", path: dir.to_owned(), source: errno.into() })
-}
-
-fn persist_json(spec: &SandboxSpec) -> String {
-    let kind = spec.kind.hypervisor_type();
-    serde_json::json!({"State": "running", "SandboxContainer": spec.id,
-        "HypervisorState": {"Type": kind, "Pid": spec.vmm_pid}})
-    .to_string()
-}
-
-fn state_json(spec: &SandboxSpec) -> String {
-    let kind = spec.kind.hypervisor_type();
-    serde_json::json!({"sandbox_type": "virt_container",
-        "hypervisor": {"hypervisor_type": kind, "id": spec.id, "pid": spec.vmm_pid}})
-    .to_string()
-}
-
-/// The paths in it are the guest's side of the story: always the real ones, whatever the root.
-fn agent_url(spec: &SandboxSpec) -> String {
-    let id = &spec.id;
-    match (spec.kind.runtime, spec.kind.vmm) {
-        (Runtime::Go, Vmm::Remote) => format!("remote:///run/peerpod/{id}.sock"),
-        (Runtime::Rs, Vmm::Remote) => format!("remote:///run/peerpod/{id}.sock:1024"),
-        (_, Vmm::Qemu) => "vsock://3:1024".to_owned(),
-        (Runtime::Go, _) => format!("hvsock:///run/vc/vm/{id}/kata.hvsock:1024"),
-        (Runtime::Rs, Vmm::CloudHypervisor) => format!("hvsock:///run/kata/{id}/ch-vm.sock:1024"),
-        (Runtime::Rs, Vmm::Dragonball) => format!("hvsock:///run/kata/{id}/root/kata.hvsock:1024"),
-        (Runtime::Rs, Vmm::Firecracker) => format!("hvsock:///run/kata/{id}/kata.hvsock:1024"),
-        (Runtime::Rs, Vmm::OpenVmm) => format!("hvsock:///run/kata/{id}/vsock.sock:1024"),
-    }
+    });
+    Ok(())
 }

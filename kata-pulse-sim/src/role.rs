@@ -1,99 +1,76 @@
-//! Processes with the names, arguments and parents of Kata's. The simulator's own program, under another name, plays
-//! shim, VMM or virtiofsd; a shim may as well start a real QEMU.
+//! What the simulator's own program does under another name: Kata's shim, a VMM, Firecracker's jailer, virtiofsd.
 //!
-//! Everything ends with its parent, and the shim ends with its standard input, so that nothing outlives a test.
+//! In: its name, and orders on its standard input (see `channel.rs`). Each ends when that channel closes; one that was
+//! started without a channel ends with its parent. Cost while idle: one blocked thread each.
 
-use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 
-/// Says to a role what to start, as JSON.
-const CHILDREN: &str = "KATA_PULSE_SIM_CHILDREN";
+use crate::burn::{Burn, BurnTruth, Burning};
+use crate::channel::Channel;
+
+pub use crate::process::{Helper, ShimProcess, install};
+
 /// Marks the worker among two processes with equal arguments.
 const WORKER: &str = "KATA_PULSE_SIM_WORKER";
+/// Tells the jailer where the program lies in the jail.
+pub(crate) const JAILED: &str = "KATA_PULSE_SIM_JAILED";
+/// Tells a VMM to lead a session of its own.
+const DAEMON: &str = "KATA_PULSE_SIM_DAEMON";
 
-/// A program that a simulated shim starts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Helper {
-    /// How the test calls it: `vmm`, `virtiofsd`.
-    pub role: String,
-    pub program: PathBuf,
-    pub arguments: Vec<String>,
+/// A program that a shim starts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
-/// A running shim and the helpers it started.
-#[derive(Debug)]
-pub struct ShimProcess {
-    child: Child,
-    /// Pids of the helpers by role, as the shim told them.
-    pub helpers: BTreeMap<String, u32>,
+/// What a simulated process is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// To a shim: the descriptor, if any, becomes the program's standard input; without one it ends with the shim.
+    Start(Start),
+    /// To a shim: the descriptor is a bound socket; who listens is who a peer sees.
+    Listen,
+    /// To a shim: end as a panic in runtime-rs does.
+    Abort,
+    Burn(Burn),
+    Stop,
 }
 
-impl ShimProcess {
-    /// Starts `program` (see [`install`]) with a shim's arguments for sandbox `id`.
-    pub fn start(program: &Path, id: &str, helpers: &[Helper]) -> io::Result<Self> {
-        let mut child = Command::new(program)
-            .args(["-namespace", "k8s.io", "-address", "", "-publish-binary", "/usr/bin/containerd", "-id", id])
-            .env(CHILDREN, serde_json::to_string(helpers)?)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let told = child.stdout.take().ok_or_else(|| io::Error::other("the shim has no output"))?;
-        let mut pids = BTreeMap::new();
-        for line in BufReader::new(told).lines().take(helpers.len()) {
-            let line = line?;
-            let (role, pid) = line.split_once(' ').ok_or_else(|| io::Error::other(format!("not told: {line}")))?;
-            pids.insert(role.to_owned(), pid.parse().map_err(io::Error::other)?);
-        }
-        Ok(Self { child, helpers: pids })
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Lets the shim end its helpers and itself.
-    pub fn stop(mut self) -> io::Result<()> {
-        drop(self.child.stdin.take());
-        self.child.wait().map(drop)
-    }
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Done,
+    Started(u32),
+    Truth(BurnTruth),
+    Failed(String),
 }
 
-impl Drop for ShimProcess {
-    fn drop(&mut self) {
-        // It ends its helpers and itself; after `stop` there is nothing left to wait for.
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// Puts the simulator's program `simulator` into `folder` under another name.
-pub fn install(simulator: &Path, folder: &Path, name: &str) -> io::Result<PathBuf> {
-    std::fs::create_dir_all(folder)?;
-    let to = folder.join(name);
-    if !to.exists() {
-        std::fs::copy(simulator, &to)?;
-    }
-    Ok(to)
+/// What a VMM or virtiofsd of the simulator says first.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) pid: u32,
+    pub(crate) worker: Option<u32>,
 }
 
 /// What this process is to play, told by its own name; `None`: it is the simulator itself.
 pub fn play() -> Option<ExitCode> {
     let name = std::env::args().next()?;
     let name = Path::new(&name).file_name()?.to_str()?.to_owned();
+    let vmms = ["qemu-system-", "cloud-hypervisor", "firecracker", "openvmm", "stratovirt"];
     let played = match name.as_str() {
         "containerd-shim-kata-v2" => shim(),
         "virtiofsd" | "nydusd" => file_server(),
-        _ if ["qemu-system-", "cloud-hypervisor", "firecracker", "openvmm", "stratovirt"]
-            .iter()
-            .any(|vmm| name.starts_with(vmm)) =>
-        {
-            end_with_parent().map(|()| sleep())
-        }
+        "jailer" => jailer(),
+        _ if vmms.iter().any(|vmm| name.starts_with(vmm)) => vmm(&name),
         _ => return None,
     };
     Some(match played {
@@ -105,54 +82,131 @@ pub fn play() -> Option<ExitCode> {
     })
 }
 
-fn end_with_parent() -> io::Result<()> {
-    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+/// Names of vCPU threads (kata.md 4.4); QEMU's have the process's name unless it debugs, and cannot be told apart.
+fn vcpu_name(program: &str, number: u32) -> Option<String> {
+    match program {
+        "containerd-shim-kata-v2" => Some(format!("db_vcpu{number}")),
+        _ if program.starts_with("cloud-hypervisor") => Some(format!("vcpu{number}")),
+        "firecracker" => Some(format!("fc_vcpu {number}")),
+        "openvmm" => Some(format!("vp-{number}")),
+        _ => None,
+    }
+}
+
+fn sleep_with_parent() -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    loop {
+        std::thread::park();
+    }
 }
 
 fn shim() -> io::Result<()> {
-    end_with_parent()?;
-    let helpers: Vec<Helper> = serde_json::from_str(&std::env::var(CHILDREN).unwrap_or_else(|_| "[]".to_owned()))?;
-    let mut children = Vec::new();
-    for helper in helpers {
-        // setpriv becomes the program, which then ends with this shim whatever happens.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&helper.program);
-        command.args(&helper.arguments).env_remove(CHILDREN).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn()?;
-        println!("{} {}", helper.role, child.id());
-        children.push(child);
+    match Channel::inherited() {
+        Some(channel) => obey(&channel, "containerd-shim-kata-v2"),
+        None => sleep_with_parent(),
     }
-    io::stdout().flush()?;
-    // Reaps a helper that ends before the shim does, as a real shim would.
-    for child in children.iter().map(Child::id) {
-        std::thread::spawn(move || reap(child));
+}
+
+fn vmm(name: &str) -> io::Result<()> {
+    let Some(channel) = Channel::inherited() else { return sleep_with_parent() };
+    if std::env::var_os(DAEMON).is_some() {
+        rustix::process::setsid()?;
     }
-    io::copy(&mut io::stdin(), &mut io::sink())?;
-    for mut child in children {
-        let _ = child.kill();
+    channel.send(&Hello { pid: std::process::id(), worker: None }, None)?;
+    obey(&channel, name)
+}
+
+/// Until the channel closes.
+fn obey(channel: &Channel, name: &str) -> io::Result<()> {
+    let mut burning = None;
+    while let Some((order, descriptor)) = channel.receive()? {
+        let answer = carry_out(order, descriptor, name, &mut burning);
+        channel.send(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())), None)?;
     }
     Ok(())
 }
 
-fn reap(child: u32) {
-    if let Some(pid) = i32::try_from(child).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+fn carry_out(
+    order: Order,
+    descriptor: Option<OwnedFd>,
+    name: &str,
+    burning: &mut Option<Burning>,
+) -> io::Result<Answer> {
+    match order {
+        Order::Start(program) => start(&program, descriptor).map(Answer::Started),
+        Order::Listen => {
+            let socket = descriptor.ok_or_else(|| io::Error::other("no socket to listen on"))?;
+            rustix::net::listen(&socket, 1024)?;
+            Ok(Answer::Done)
+        }
+        Order::Abort => {
+            setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            std::process::abort()
+        }
+        Order::Burn(burn) => {
+            if let Some(before) = burning.take() {
+                before.stop()?;
+            }
+            *burning = Some(Burning::start(&burn, |number| vcpu_name(name, number))?);
+            Ok(Answer::Done)
+        }
+        Order::Stop => {
+            let burning = burning.take().ok_or_else(|| io::Error::other("nothing burns"))?;
+            burning.stop().map(Answer::Truth)
+        }
     }
 }
 
-/// The parent only waits for its worker, which has the same arguments.
+/// A program of the simulator's lives by its channel; any other by setpriv, which becomes it.
+fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
+    let mut command = match channel {
+        Some(channel) => {
+            let mut command = Command::new(&start.program);
+            command.stdin(Stdio::from(channel));
+            command
+        }
+        None => {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&start.program).stdin(Stdio::null());
+            command
+        }
+    };
+    let environment = start.environment.iter().map(|(name, value)| (name, value));
+    let mut child = command.args(&start.arguments).envs(environment).stdout(Stdio::null()).spawn()?;
+    let pid = child.id();
+    // Reaps a helper that ends before the shim does, as a real shim would.
+    std::thread::spawn(move || child.wait());
+    Ok(pid)
+}
+
+/// The parent only waits; its worker has the same arguments and ends with it.
 fn file_server() -> io::Result<()> {
-    end_with_parent()?;
     if std::env::var_os(WORKER).is_some() {
-        sleep();
-        return Ok(());
+        return sleep_with_parent();
     }
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(std::env::args().skip(1)).env(WORKER, "1").stdin(Stdio::null()).spawn()?.wait().map(drop)
+    command.args(std::env::args().skip(1)).env(WORKER, "1").stdin(Stdio::null());
+    let worker = command.spawn()?;
+    let Some(channel) = Channel::inherited() else { return sleep_with_parent() };
+    channel.send(&Hello { pid: std::process::id(), worker: Some(worker.id()) }, None)?;
+    obey(&channel, "virtiofsd")
 }
 
-fn sleep() {
-    loop {
-        std::thread::park();
+/// Firecracker's: with `--daemonize` the program is nobody's child, else the jailer becomes it.
+fn jailer() -> io::Result<()> {
+    let jailed = std::env::var_os(JAILED).ok_or_else(|| io::Error::other("no program in the jail"))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (own, theirs) = match arguments.iter().position(|argument| argument == "--") {
+        Some(at) => (&arguments[..at], &arguments[at + 1..]),
+        None => (&arguments[..], &[][..]),
+    };
+    let id = own.iter().skip_while(|argument| *argument != "--id").nth(1).map_or("", String::as_str);
+    let times = ["--start-time-us", "1", "--start-time-cpu-us", "1", "--parent-cpu-time-us", "1"];
+    let mut command = Command::new(jailed);
+    command.arg0("/firecracker").args(["--id", id]).args(times).args(theirs);
+    if own.iter().any(|argument| argument == "--daemonize") {
+        command.env(DAEMON, "1").spawn().map(drop)
+    } else {
+        Err(command.exec())
     }
 }

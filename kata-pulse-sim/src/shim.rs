@@ -16,8 +16,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kind::{Fault, Kind, Runtime},
+    fault::Fault,
+    kind::{Kind, Runtime},
     page::{self, GuestLoad},
+    process::ShimProcess,
+    vm,
 };
 
 /// What tests ask a shim about.
@@ -33,6 +36,8 @@ pub(crate) struct ShimState {
     pub(crate) max_in_flight: AtomicU64,
     pub(crate) killed: AtomicU64,
     pub(crate) node_killed: Arc<AtomicU64>,
+    /// The process that is this shim, if there is one.
+    pub(crate) process: Option<Arc<Mutex<ShimProcess>>>,
     /// The shim's life: cancelled when it is stopped, killed or aborts.
     pub(crate) life: CancellationToken,
 }
@@ -128,6 +133,9 @@ async fn metrics(stream: &mut UnixStream, state: &ShimState) -> std::io::Result<
     if state.kind.dies_on_metrics() {
         state.killed.fetch_add(1, Ordering::Relaxed);
         state.node_killed.fetch_add(1, Ordering::Relaxed);
+        if let Some(process) = &state.process {
+            vm::locked(process).abort()?;
+        }
         state.life.cancel(); // todo!() and abort(): every connection and the listener go at once
         return Ok(false);
     }

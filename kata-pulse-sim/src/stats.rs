@@ -14,7 +14,8 @@ use tokio::time::sleep;
 
 use crate::{
     container::{ContainerLimits, Truth},
-    kind::{Fault, Runtime},
+    fault::Fault,
+    kind::Runtime,
     metrics::{Metrics, Reporter},
     node::{Node, Sandbox},
     shim::ShimState,

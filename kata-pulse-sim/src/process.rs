@@ -1,0 +1,214 @@
+//! The simulator's hold on the processes of one sandbox: starts them, gives orders, ends them, tells how they ended.
+//!
+//! Dropping a [`ShimProcess`] ends the shim and everything it started.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::burn::{Burn, BurnTruth};
+use crate::channel::Channel;
+use crate::role::{Answer, Hello, Order, Start};
+
+/// Ending a process takes the kernel some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A program, the simulator's or not, that a shim is to start.
+#[derive(Clone, Debug)]
+pub struct Helper {
+    /// How the test calls it: `vmm`, `virtiofsd`.
+    pub role: String,
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+/// A program of the simulator's that a shim has started.
+#[derive(Debug)]
+struct Hold {
+    channel: Channel,
+    /// The program, then what ends with it.
+    pidfds: Vec<OwnedFd>,
+}
+
+/// A running shim and the helpers it started.
+#[derive(Debug)]
+pub struct ShimProcess {
+    child: Child,
+    /// The other end is the shim's standard output, which nobody else has: its end is the shim's.
+    life: UnixStream,
+    channel: Channel,
+    held: BTreeMap<String, Hold>,
+    /// Pids of the helpers by role; virtiofsd's worker is `virtiofsd-worker`.
+    pub helpers: BTreeMap<String, u32>,
+}
+
+impl ShimProcess {
+    /// Starts `program` (see [`install`]) with a Go shim's arguments for sandbox `id`. The helpers end with the shim.
+    pub fn start(program: &Path, id: &str, helpers: &[Helper]) -> io::Result<Self> {
+        let arguments = ["-namespace", "k8s.io", "-address", "", "-publish-binary", "/usr/bin/containerd", "-id", id];
+        let mut shim = Self::alone(Command::new(program).args(arguments))?;
+        for Helper { role, program, arguments } in helpers {
+            let start = Start { program: program.clone(), arguments: arguments.clone(), environment: Vec::new() };
+            if let Answer::Started(pid) = shim.order(&Order::Start(start), None)? {
+                shim.helpers.insert(role.clone(), pid);
+            }
+        }
+        Ok(shim)
+    }
+
+    /// The shim without helpers; its standard input is taken.
+    pub(crate) fn alone(command: &mut Command) -> io::Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let (life, output) = UnixStream::pair()?;
+        let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::from(OwnedFd::from(output))).spawn()?;
+        // The command keeps its copies of the shim's ends until others take their place.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self { child, life, channel, held: BTreeMap::new(), helpers: BTreeMap::new() })
+    }
+
+    /// Lets the shim start a program of the simulator's, which survives the shim's death, as Kata's do.
+    pub(crate) fn start_simulated(&mut self, role: &str, start: Start) -> io::Result<u32> {
+        let (channel, theirs) = Channel::pair()?;
+        self.order(&Order::Start(start), Some(theirs.as_fd()))?;
+        drop(theirs);
+        let Hello { pid, worker } = channel.expect()?;
+        let mut pidfds = vec![open(pid)?];
+        self.helpers.insert(role.to_owned(), pid);
+        if let Some(worker) = worker {
+            pidfds.push(open(worker)?);
+            self.helpers.insert(format!("{role}-worker"), worker);
+        }
+        self.held.insert(role.to_owned(), Hold { channel, pidfds });
+        Ok(pid)
+    }
+
+    /// Makes the shim the one whom peers of `socket` see.
+    pub(crate) fn listen(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.order(&Order::Listen, Some(socket)).map(drop)
+    }
+
+    fn order(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) -> io::Result<Answer> {
+        settle(self.channel.ask(order, descriptor)?)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Readable once the shim has ended.
+    pub(crate) fn life(&self) -> io::Result<UnixStream> {
+        self.life.set_nonblocking(true)?;
+        self.life.try_clone()
+    }
+
+    /// SIGABRT from within, after a panic. Returns once it has ended.
+    pub fn abort(&mut self) -> io::Result<ExitStatus> {
+        self.channel.send(&Order::Abort, None)?;
+        self.child.wait()
+    }
+
+    /// SIGKILL; VMM and virtiofsd live on without a parent.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    /// How the shim ended, if it has.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits for a shim that is at its end.
+    pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Who does the work of `role`: Dragonball's VMM is the shim.
+    fn worker(&self, role: &str) -> &Channel {
+        self.held.get(role).map_or(&self.channel, |held| &held.channel)
+    }
+
+    /// Makes `vmm` (or, without one of its own, the shim) work from now on.
+    pub fn burn(&self, role: &str, burn: &Burn) -> io::Result<()> {
+        settle(self.worker(role).ask(&Order::Burn(burn.clone()), None)?).map(drop)
+    }
+
+    /// Ends that work and tells what it was.
+    pub fn stop_burning(&self, role: &str) -> io::Result<BurnTruth> {
+        match settle(self.worker(role).ask(&Order::Stop, None)?)? {
+            Answer::Truth(truth) => Ok(truth),
+            other => Err(io::Error::other(format!("not a truth: {other:?}"))),
+        }
+    }
+
+    /// SIGKILL to a helper of the simulator's; returns once it has ended.
+    pub fn end_helper(&mut self, role: &str) -> io::Result<()> {
+        let Some(held) = self.held.remove(role) else { return Ok(()) };
+        self.helpers.remove(role);
+        self.helpers.remove(&format!("{role}-worker"));
+        if let Some(program) = held.pidfds.first() {
+            // It may have ended by itself.
+            let _ = pidfd_send_signal(program, Signal::KILL);
+        }
+        held.pidfds.iter().try_for_each(wait)
+    }
+
+    /// Ends the helpers, then the shim.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        for role in ["vmm", "virtiofsd"] {
+            self.end_helper(role)?;
+        }
+        // A closed channel is what the shim ends by.
+        let (closed, _) = Channel::pair()?;
+        drop(std::mem::replace(&mut self.channel, closed));
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for ShimProcess {
+    fn drop(&mut self) {
+        // After `stop` there is nothing left to end.
+        let _ = self.end();
+    }
+}
+
+fn settle(answer: Answer) -> io::Result<Answer> {
+    match answer {
+        Answer::Failed(why) => Err(io::Error::other(why)),
+        answer => Ok(answer),
+    }
+}
+
+fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("not a pid"))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn wait(pidfd: &OwnedFd) -> io::Result<()> {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&patience))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process has not ended")),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the simulator's program `simulator` into `folder` under another name: a link where that is possible.
+pub fn install(simulator: &Path, folder: &Path, name: &str) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let to = folder.join(name);
+    if !to.exists() && std::fs::hard_link(simulator, &to).is_err() {
+        std::fs::copy(simulator, &to)?;
+    }
+    Ok(to)
+}
