@@ -71,6 +71,12 @@ impl Host {
     }
 }
 
+/// By a process of its own: a descriptor open for writing, inherited by what another test starts, would make the
+/// program "text file busy".
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
+}
+
 /// A program of Kata's name that does nothing, with the arguments of the real one.
 struct Program {
     child: Child,
@@ -82,7 +88,7 @@ impl Program {
         if !path.exists() {
             std::fs::create_dir_all(folder).unwrap();
             // The shell that waits on a pipe: it takes any further arguments without looking at them.
-            std::fs::copy("/bin/bash", &path).unwrap();
+            copy(Path::new("/bin/bash"), &path);
         }
         let script = "exec 3<&0; read -r line <&3; exit 7";
         let mut command = Command::new(path);
@@ -197,7 +203,7 @@ async fn a_vmm_in_another_mount_namespace_with_a_victims_id_is_refused() {
     let id = id_of(9005);
     let bin = host.root.join("bin");
     std::fs::create_dir_all(&bin).unwrap();
-    std::fs::copy("/bin/sleep", bin.join("qemu-system-x86_64")).unwrap();
+    copy(Path::new("/bin/sleep"), &bin.join("qemu-system-x86_64"));
     // unshare execs the program in a mount namespace of its own, as a container's runtime does.
     let mut forger = Command::new("unshare")
         .args(["--mount", "--", "bash", "-c", &format!("exec -a qemu {}/qemu-system-x86_64 1000", bin.display())])

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::hypervisor::{self, Claim};
+use super::hypervisor::{self, Claim, ClaimedId};
 use super::membership::{self, Membership, Proven, ProvenProcess};
 use super::process::ProcessFacts;
-use crate::sandbox::{Pid, Process, ProcessFound, ProcessRole, SandboxId, Version};
+use crate::sandbox::{DirectoryFacts, Pid, Process, ProcessFound, ProcessRole, SandboxId, Version};
 
 /// No sandbox has more: shim, VMM, two virtiofsd, and a few that are being replaced.
 const MAX_PER_SANDBOX: usize = 32;
@@ -29,6 +29,8 @@ pub struct Census {
     proven: Proven,
     found: HashMap<Pid, ProcessFound>,
     by_sandbox: HashMap<SandboxId, BTreeSet<Pid>>,
+    /// Whose a machine of the VM factory has become, by the machine's name.
+    machines: HashMap<SandboxId, SandboxId>,
 }
 
 impl Census {
@@ -37,17 +39,29 @@ impl Census {
     }
 
     pub fn judge(&mut self, facts: &ProcessFacts) -> Judgement {
-        let Some(claim) = hypervisor::classify(&facts.executable, &facts.arguments) else {
+        let Some(mut claim) = hypervisor::classify(&facts.executable, &facts.arguments) else {
             return Judgement::Stranger;
         };
-        if self.is_known(facts, &claim) {
-            return Judgement::Known;
+        let was_in_factory = self.take_from_factory(&mut claim);
+        let known_as = self.known_as(facts, &claim).cloned();
+        match (membership::decide(facts, &claim, &self.proven), known_as) {
+            (Membership::Belongs(sandbox), Some(known)) if was_in_factory && sandbox != known => {
+                self.join(sandbox, facts, &claim)
+            }
+            // What proved it once may have ended since: nothing else ever moves.
+            (_, Some(_)) => Judgement::Known,
+            (Membership::Belongs(sandbox), None) => self.join(sandbox, facts, &claim),
+            (Membership::Unproven, None) => Judgement::Foreign,
+            (Membership::NotYet, None) => Judgement::Stranger,
         }
-        match membership::decide(facts, &claim, &self.proven) {
-            Membership::Belongs(sandbox) => self.join(sandbox, facts, &claim),
-            Membership::Unproven => Judgement::Foreign,
-            Membership::NotYet => Judgement::Stranger,
-        }
+    }
+
+    /// A machine of the VM factory claims its own name; the link in Kata's state directory says whose it became.
+    fn take_from_factory(&self, claim: &mut Claim) -> bool {
+        let Some(ClaimedId::Whole(machine)) = &claim.sandbox else { return false };
+        let Some(owner) = self.machines.get(machine) else { return false };
+        claim.sandbox = Some(ClaimedId::Whole(owner.clone()));
+        true
     }
 
     /// Judges many at once, parents before children.
@@ -68,10 +82,11 @@ impl Census {
         judgements
     }
 
-    fn is_known(&self, facts: &ProcessFacts, claim: &Claim) -> bool {
-        self.found.get(&facts.pid).is_some_and(|known| {
-            known.process.start_ticks == facts.start_ticks && known.process.role == claim.role && known.vmm == claim.vmm
-        })
+    /// The sandbox of a process that is known as what it is now.
+    fn known_as(&self, facts: &ProcessFacts, claim: &Claim) -> Option<&SandboxId> {
+        let ProcessFound { process, vmm, .. } = self.found.get(&facts.pid)?;
+        let same = (process.start_ticks, process.role, *vmm) == (facts.start_ticks, claim.role, claim.vmm);
+        self.proven.processes.get(&facts.pid).filter(|_| same).map(|proven| &proven.sandbox)
     }
 
     fn join(&mut self, sandbox: SandboxId, facts: &ProcessFacts, claim: &Claim) -> Judgement {
@@ -116,10 +131,18 @@ impl Census {
         }
     }
 
-    /// What a root-owned state file of an existing sandbox says.
-    pub fn state_names(&mut self, sandbox: &SandboxId, pids: impl IntoIterator<Item = u32>) {
+    /// What root-owned state files of an existing sandbox say; `None`: it exists no more.
+    pub fn state_tells(&mut self, sandbox: &SandboxId, facts: Option<&DirectoryFacts>) {
         self.proven.named_in_state.retain(|_, named| named != sandbox);
-        self.proven.named_in_state.extend(pids.into_iter().map(|pid| (pid, sandbox.clone())));
+        self.proven.cgroups.remove(sandbox);
+        self.machines.retain(|_, owner| owner != sandbox);
+        let Some(facts) = facts else { return };
+        let pids = [facts.vmm_pid, facts.virtiofsd_pid].into_iter().flatten();
+        self.proven.named_in_state.extend(pids.map(|pid| (pid, sandbox.clone())));
+        if !facts.cgroups.is_empty() {
+            self.proven.cgroups.insert(sandbox.clone(), facts.cgroups.clone());
+        }
+        self.machines.extend(facts.machine.clone().map(|machine| (machine, sandbox.clone())));
     }
 
     pub fn members(&self, sandbox: &SandboxId) -> impl Iterator<Item = &ProcessFound> {
@@ -152,6 +175,7 @@ mod tests {
             executable: line.split(' ').next().unwrap().into(),
             arguments,
             mount_namespace: Some(if line.contains("jail") { 2 } else { 1 }),
+            cgroups: Vec::new(),
             uid: 0,
         }
     }
@@ -194,6 +218,24 @@ mod tests {
         let later = facts(2, 0, 99, "/qemu-system-x86_64 -name sandbox-bb");
         assert!(matches!(census.judge(&later), Judgement::Joined(sandbox, _) if sandbox == id("bb")));
         assert!(!census.has(&id("aa"), ProcessRole::Vmm));
+    }
+
+    #[test]
+    fn a_machine_of_the_factory_moves_to_the_sandbox_that_took_it_and_nothing_else_moves() {
+        let mut census = Census::new(Some(1));
+        let machine = facts(2, 0, 10, "/qemu-system-x86_64 -name sandbox-uuid");
+        assert!(matches!(census.judge(&machine), Judgement::Joined(sandbox, _) if sandbox == id("uuid")));
+        let taken = DirectoryFacts { machine: Some(id("uuid")), ..DirectoryFacts::default() };
+        census.state_tells(&id("aa"), Some(&taken));
+        assert!(matches!(census.judge(&machine), Judgement::Joined(sandbox, _) if sandbox == id("aa")));
+        assert_eq!(census.judge(&machine), Judgement::Known);
+        let mut census = Census::new(Some(1));
+        let shim = facts(1, 0, 10, "/containerd-shim-kata-v2 -id aa");
+        let child = facts(3, 1, 11, "/qemu-system-x86_64 -name sandbox-other");
+        census.judge_all(vec![shim, child]);
+        census.end(Pid(1), None);
+        assert_eq!(census.judge(&facts(3, 0, 11, "/qemu-system-x86_64 -name sandbox-other")), Judgement::Known);
+        assert!(census.has(&id("aa"), ProcessRole::Vmm));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::census::{Census, Judgement};
 use super::ebpf::{self, KernelEvent, Program};
@@ -59,13 +59,17 @@ impl Explorer {
         exits_are_told: bool,
     ) -> Self {
         let census = Census::new(process::read_host_mount_namespace(&host));
+        let pidfds_work = process::has_our_pids(&host);
+        if !pidfds_work {
+            info!(procfs = %host.procfs.display(), "pids of another namespace: ends are told by eBPF and scans alone");
+        }
         Self {
             host,
             known: BTreeMap::new(),
             census,
             counters,
             ended,
-            pidfds_work: true,
+            pidfds_work,
             exits_are_told,
             joined: Vec::new(),
             events: Vec::new(),
@@ -212,7 +216,7 @@ impl Explorer {
 
     fn disappear(&mut self, id: &SandboxId, source: EventSource, at_boot: Option<Duration>) {
         if self.known.remove(id).is_some() {
-            self.census.state_names(id, []);
+            self.census.state_tells(id, None);
             self.push(source, at_boot, Change::Removed(id.clone()));
         }
     }
@@ -227,10 +231,10 @@ impl Explorer {
     fn take_files(&mut self, id: &SandboxId, facts: DirectoryFacts) {
         let Some(known) = self.known.get_mut(id).filter(|known| known.facts != facts) else { return };
         known.facts = facts.clone();
-        let pids: Vec<u32> = [facts.vmm_pid, facts.virtiofsd_pid].into_iter().flatten().collect();
-        self.census.state_names(id, pids.iter().copied());
+        self.census.state_tells(id, Some(&facts));
+        let pids = [facts.vmm_pid, facts.virtiofsd_pid];
         self.push(EventSource::Scan, None, Change::Files(id.clone(), facts));
-        for pid in pids {
+        for pid in pids.into_iter().flatten() {
             self.look_at_process(Pid(pid), EventSource::Scan, None);
         }
     }
@@ -300,10 +304,7 @@ impl Explorer {
 
     /// An error other than "gone" is no proof of an end.
     fn is_alive(&self, process: Process) -> bool {
-        match process::read_stat(&self.host, process.pid) {
-            Ok((_, start_ticks)) => start_ticks == process.start_ticks,
-            Err(error) => !error.is_gone(),
-        }
+        process::is_running(&self.host, process.pid, process.start_ticks).unwrap_or(true)
     }
 
     fn look_at_process(&mut self, pid: Pid, source: EventSource, at_boot: Option<Duration>) {
@@ -347,7 +348,10 @@ impl Explorer {
     }
 
     pub fn process_ended(&mut self, pid: Pid, start_ticks: u64) {
-        self.end_process(pid, Some(start_ticks), None, EventSource::Pidfd, None);
+        // A hint like all others: the descriptor may have been another process's.
+        if !process::is_running(&self.host, pid, start_ticks).unwrap_or(true) {
+            self.end_process(pid, Some(start_ticks), None, EventSource::Pidfd, None);
+        }
     }
 
     fn end_process(

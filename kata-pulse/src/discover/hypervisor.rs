@@ -82,14 +82,15 @@ pub fn is_interesting(exe: &Path) -> bool {
 /// `start` and `delete` calls of the shim.
 pub fn classify(exe: &Path, argv: &[Vec<u8>]) -> Option<Claim> {
     let row = find_row(exe)?;
-    if row.role == ProcessRole::Shim && is_transient_shim(argv) {
+    let shim = if row.role == ProcessRole::Shim { read_shim(argv) } else { ShimWords::default() };
+    if shim.is_transient {
         return None;
     }
     let sandbox = match row.id {
         IdIn::QemuName => qemu_name(argv),
         IdIn::KataPath => kata_path(argv),
         IdIn::JailerId => jailer_id(argv).or_else(|| kata_path(argv)),
-        IdIn::ShimFlag => flag_value(argv, &[b"-id", b"--id"]).and_then(whole),
+        IdIn::ShimFlag => shim.id.and_then(whole),
     };
     let runtime = if row.role == ProcessRole::Shim { runtime_by_place(exe) } else { None };
     Some(Claim { role: row.role, vmm: row.vmm, sandbox, runtime })
@@ -105,9 +106,37 @@ fn find_row(exe: &Path) -> Option<&'static Row> {
     )
 }
 
-fn is_transient_shim(argv: &[Vec<u8>]) -> bool {
-    let is = |word: &[u8]| argv.iter().skip(1).any(|argument| argument == word);
-    is(b"start") || is(b"delete") || is(b"--version") || is(b"-version") || is(b"-v") || is(b"-info")
+/// Flags of a shim that are followed by a value, which may be any word.
+const SHIM_FLAGS_WITH_VALUE: [&[u8]; 6] = [b"namespace", b"address", b"publish-binary", b"id", b"bundle", b"socket"];
+const SHIM_FLAGS_THAT_ANSWER: [&[u8]; 4] = [b"version", b"v", b"info", b"help"];
+
+#[derive(Default)]
+struct ShimWords<'a> {
+    id: Option<&'a [u8]>,
+    /// A call that answers, or starts or deletes a shim, and ends.
+    is_transient: bool,
+}
+
+/// By flag, not by position: Go and runtime-rs differ in the order, and ids may be words such as `start`.
+fn read_shim(argv: &[Vec<u8>]) -> ShimWords<'_> {
+    let mut found = ShimWords::default();
+    let mut words = argv.iter().skip(1).map(Vec::as_slice);
+    while let Some(word) = words.next() {
+        let Some(flag) = word.strip_prefix(b"-").map(|rest| rest.strip_prefix(b"-").unwrap_or(rest)) else {
+            found.is_transient |= word == b"start" || word == b"delete";
+            continue;
+        };
+        let (name, inline) = match flag.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&flag[..at], Some(&flag[at + 1..])),
+            None => (flag, None),
+        };
+        let value = if SHIM_FLAGS_WITH_VALUE.contains(&name) { inline.or_else(|| words.next()) } else { None };
+        if name == b"id" {
+            found.id = value;
+        }
+        found.is_transient |= SHIM_FLAGS_THAT_ANSWER.contains(&name);
+    }
+    found
 }
 
 /// kata-deploy puts runtime-rs below `…/runtime-rs/`, the Go shim beside it; any other place tells nothing.
@@ -215,6 +244,7 @@ mod tests {
     fn transient_shim_calls_and_strangers_are_nothing() {
         assert_eq!(claim("/opt/kata/bin/containerd-shim-kata-v2", "-id <sid> start"), None);
         assert_eq!(claim("/opt/kata/bin/containerd-shim-kata-v2", "-id <sid> -bundle /x delete"), None);
+        check("/x/containerd-shim-kata-v2", "--namespace=start -address delete --id=<sid>", ProcessRole::Shim, None);
         assert_eq!(claim("/usr/bin/containerd-shim-runc-v2", "-id <sid>"), None);
         assert_eq!(claim("/usr/bin/python3", "-name sandbox-<sid>"), None);
     }

@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use super::hypervisor::Claim;
+use super::cgroup;
+use super::hypervisor::{Claim, ClaimedId};
 use super::process::ProcessFacts;
 use crate::sandbox::{Pid, ProcessRole, SandboxId};
 
@@ -18,6 +19,8 @@ pub struct Proven {
     pub processes: HashMap<Pid, ProvenProcess>,
     /// Pids that root-owned state files of existing sandboxes name.
     pub named_in_state: HashMap<u32, SandboxId>,
+    /// Cgroups that the same files name.
+    pub cgroups: HashMap<SandboxId, Vec<String>>,
     /// The host's mount namespace; `None` where we may not look: then descent and state files must do.
     pub host_mount_namespace: Option<u64>,
 }
@@ -46,6 +49,7 @@ pub fn decide(facts: &ProcessFacts, claim: &Claim, proven: &Proven) -> Membershi
     by_descent(facts, claim, proven)
         .or_else(|| by_state_file(facts, claim, proven))
         .or_else(|| by_host_namespace(facts, claim, proven))
+        .or_else(|| by_cgroup(facts, claim, proven))
         .map_or(Membership::Unproven, Membership::Belongs)
 }
 
@@ -81,9 +85,16 @@ fn by_host_namespace(facts: &ProcessFacts, claim: &Claim, proven: &Proven) -> Op
         return None;
     }
     match claim.sandbox.as_ref()? {
-        super::hypervisor::ClaimedId::Whole(id) => Some(id.clone()),
-        super::hypervisor::ClaimedId::Prefix(_) => None,
+        ClaimedId::Whole(id) => Some(id.clone()),
+        ClaimedId::Prefix(_) => None,
     }
+}
+
+/// In a cgroup that Kata's own state file names for the sandbox: only the host's root puts a process there.
+fn by_cgroup(facts: &ProcessFacts, claim: &Claim, proven: &Proven) -> Option<SandboxId> {
+    let ClaimedId::Whole(id) = claim.sandbox.as_ref()? else { return None };
+    let named = proven.cgroups.get(id)?;
+    cgroup::is_inside(&facts.cgroups, named).then(|| id.clone())
 }
 
 #[cfg(test)]
@@ -108,6 +119,7 @@ mod tests {
                 .map(|argument| argument.as_bytes().to_vec())
                 .collect(),
             mount_namespace: Some(namespace),
+            cgroups: vec!["/kubepods/pod1/kata_evil".into()],
             uid,
         }
     }
@@ -118,6 +130,7 @@ mod tests {
         Proven {
             processes: HashMap::from([(Pid(10), shim), (Pid(11), virtiofsd)]),
             named_in_state: HashMap::from([(77, id("victim"))]),
+            cgroups: HashMap::from([(id("victim"), vec!["/kubepods/pod2/kata_victim".into()])]),
             host_mount_namespace: Some(HOST),
         }
     }
@@ -165,6 +178,15 @@ mod tests {
     #[test]
     fn an_orphan_in_the_hosts_namespace_belongs() {
         check(&process(5, 1, "/qemu-system-x86_64", "-name sandbox-victim", HOST, 0), victim());
+    }
+
+    #[test]
+    fn the_cgroup_of_the_sandbox_proves_what_nothing_else_can() {
+        let mut orphan = process(5, 1, "/firecracker", "--id victim", 999, 0);
+        orphan.cgroups = vec!["/kubepods/pod2/kata_victim".into()];
+        check(&orphan, victim());
+        orphan.cgroups = vec!["/kubepods/pod1/evil/kubepods/pod2/kata_victim".into()];
+        check(&orphan, Membership::Unproven);
     }
 
     #[test]

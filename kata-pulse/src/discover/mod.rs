@@ -6,6 +6,7 @@
 //! by the evidence of [`membership`]. Cost: see docs/overhead.md. What a sandbox's state is, the registry decides.
 
 mod census;
+mod cgroup;
 mod clock;
 mod descriptor;
 pub mod directory;

@@ -1,4 +1,4 @@
-//! What `/proc` says of one process. In: a pid. Out: [`ProcessFacts`]. Cost: four small reads.
+//! What `/proc` says of one process. In: a pid. Out: [`ProcessFacts`]. Cost: five small reads.
 //!
 //! Nothing found here is ever executed, and no path found here is opened.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use procfs::FromRead;
 
-use super::hypervisor;
+use super::{cgroup, hypervisor};
 use crate::config::HostPaths;
 use crate::sandbox::Pid;
 
@@ -27,6 +27,8 @@ pub struct ProcessFacts {
     pub arguments: Vec<Vec<u8>>,
     /// Inode of the mount namespace; `None` where we may not look.
     pub mount_namespace: Option<u64>,
+    /// Its cgroups, as this agent sees their paths.
+    pub cgroups: Vec<String>,
     pub uid: u32,
 }
 
@@ -53,13 +55,33 @@ impl ProcessError {
 
 /// Parent and start time: the cheap part of [`read_facts`].
 pub fn read_stat(host: &HostPaths, pid: Pid) -> Result<(Pid, u64), ProcessError> {
+    let stat = read_whole_stat(host, pid)?;
+    Ok((Pid(u32::try_from(stat.ppid).unwrap_or(0)), stat.starttime))
+}
+
+/// Whether the process that started at `start_ticks` still runs; one that nobody waited for yet does not.
+pub fn is_running(host: &HostPaths, pid: Pid, start_ticks: u64) -> Result<bool, ProcessError> {
+    match read_whole_stat(host, pid) {
+        // A leader that ended before its threads looks dead too, and is not.
+        Ok(stat) => Ok(stat.starttime == start_ticks && !(matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1)),
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_whole_stat(host: &HostPaths, pid: Pid) -> Result<procfs::process::Stat, ProcessError> {
     let path = host.proc_file(pid, "stat");
     let read = |source| ProcessError::Read { path: path.clone(), source };
     let mut bytes = Vec::with_capacity(512);
     File::open(&path).map_err(read)?.take(4096).read_to_end(&mut bytes).map_err(read)?;
-    let stat = procfs::process::Stat::from_read(bytes.as_slice())
-        .map_err(|source| ProcessError::Parse { path: path.clone(), source })?;
-    Ok((Pid(u32::try_from(stat.ppid).unwrap_or(0)), stat.starttime))
+    procfs::process::Stat::from_read(bytes.as_slice())
+        .map_err(|source| ProcessError::Parse { path: path.clone(), source })
+}
+
+/// Whether the pids of this procfs are those that the kernel takes from us: not so where the host's procfs is mounted
+/// into a container with pids of its own.
+pub fn has_our_pids(host: &HostPaths) -> bool {
+    std::fs::read_link(host.procfs.join("self")).is_ok_and(|me| me == Path::new(&std::process::id().to_string()))
 }
 
 /// Looks at a process whose executable is one of Kata's; `None` for every other one, at the price of one readlink.
@@ -77,19 +99,27 @@ pub fn read_facts(host: &HostPaths, pid: Pid) -> Result<Option<ProcessFacts>, Pr
     let directory = host.proc_file(pid, "");
     let uid = std::fs::metadata(&directory).map_err(|source| ProcessError::Read { path: directory, source })?.uid();
     let mount_namespace = read_mount_namespace(host, pid);
+    let cgroups = read_small(&host.proc_file(pid, "cgroup")).map(|bytes| cgroup::parse_cgroups(&bytes));
     // The same process from first to last read, or none.
     if read_stat(host, pid)?.1 != start_ticks {
         return Ok(None);
     }
-    Ok(Some(ProcessFacts { pid, parent, start_ticks, executable, arguments, mount_namespace, uid }))
+    let cgroups = cgroups.unwrap_or_default();
+    Ok(Some(ProcessFacts { pid, parent, start_ticks, executable, arguments, mount_namespace, cgroups, uid }))
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1024);
+    File::open(path)?.take(ARGUMENT_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn read_arguments(host: &HostPaths, pid: Pid) -> Result<Vec<Vec<u8>>, ProcessError> {
     let path = host.proc_file(pid, "cmdline");
-    let read = |source| ProcessError::Read { path: path.clone(), source };
-    let mut bytes = Vec::with_capacity(1024);
-    File::open(&path).map_err(read)?.take(ARGUMENT_BYTES).read_to_end(&mut bytes).map_err(read)?;
-    Ok(parse_arguments(&bytes))
+    match read_small(&path) {
+        Ok(bytes) => Ok(parse_arguments(&bytes)),
+        Err(source) => Err(ProcessError::Read { path, source }),
+    }
 }
 
 /// Arguments are ended by NUL; empty ones count (CRI-O passes an empty address).
@@ -152,13 +182,32 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_nobody_waited_for_does_not_run() {
+        let host = HostPaths::default();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid(child.id());
+        let (_, start) = read_stat(&host, pid).unwrap();
+        assert!(is_running(&host, pid, start).unwrap());
+        let raw = rustix::process::Pid::from_raw(i32::try_from(pid.0).unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).unwrap();
+        child.kill().unwrap();
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)), options).unwrap();
+        assert!(read_stat(&host, pid).is_ok(), "still listed");
+        assert!(!is_running(&host, pid, start).unwrap());
+        child.wait().unwrap();
+        assert!(!is_running(&host, pid, start).unwrap());
+    }
+
+    #[test]
     fn our_own_process_is_read_from_the_real_procfs() {
         let host = HostPaths::default();
         let me = Pid(std::process::id());
         let (parent, start) = read_stat(&host, me).unwrap();
         assert_eq!(parent.0, std::os::unix::process::parent_id());
         assert!(start > 0);
-        assert!(read_pids(&host).unwrap().contains(&me));
+        assert!(read_pids(&host).unwrap().contains(&me) && has_our_pids(&host));
+        assert!(is_running(&host, me, start).unwrap() && !is_running(&host, me, start + 1).unwrap());
         assert_eq!(read_facts(&host, me).unwrap(), None, "a test binary is none of Kata's");
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
+use super::cgroup;
 use crate::sandbox::{DirectoryFacts, Runtime, SHIM_SOCKET, SandboxId, Vmm};
 
 /// Real ones hold a few KiB; a larger one is not Kata's.
@@ -38,9 +39,13 @@ fn read_go(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
             facts.vmm_pid = state.vmm_pid;
             facts.virtiofsd_pid = state.virtiofsd_pid;
             facts.stopped = state.stopped;
+            facts.cgroups = cgroup::candidates(&state.cgroups, id);
         }
     }
     let Some(state_root) = directory.parent().and_then(Path::parent) else { return };
+    let machine = std::fs::read_link(state_root.join("vm").join(id.as_str())).ok();
+    let machine = machine.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    facts.machine = machine.and_then(|name| SandboxId::parse(name).ok());
     let pid_files = [
         state_root.join("vm").join(id.as_str()).join("pid"),
         state_root.join("firecracker").join(id.firecracker_prefix()).join("root/firecracker.pid"),
@@ -58,7 +63,10 @@ fn read_rust(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
     let candidates = std::iter::once(directory.join("state.json")).chain(jailed);
     for bytes in candidates.filter_map(|path| read_trusted(&path).ok()) {
         facts.has_state = true;
-        facts.vmm = facts.vmm.or_else(|| parse_rust(&bytes));
+        if let Some(state) = parse_rust(&bytes) {
+            facts.vmm = facts.vmm.or(state.vmm);
+            facts.cgroups.extend(cgroup::candidates(&state.cgroups, id));
+        }
     }
 }
 
@@ -69,6 +77,14 @@ pub struct GoState {
     pub vmm_pid: Option<u32>,
     pub virtiofsd_pid: Option<u32>,
     pub stopped: bool,
+    pub cgroups: Vec<String>,
+}
+
+/// What `state.json` tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RustState {
+    pub vmm: Option<Vmm>,
+    pub cgroups: Vec<String>,
 }
 
 pub fn parse_go(bytes: &[u8]) -> Option<GoState> {
@@ -78,6 +94,10 @@ pub fn parse_go(bytes: &[u8]) -> Option<GoState> {
         state: String,
         #[serde(rename = "HypervisorState", default)]
         hypervisor: Hypervisor,
+        #[serde(rename = "SandboxCgroupPath", default)]
+        sandbox_cgroup: String,
+        #[serde(rename = "OverheadCgroupPath", default)]
+        overhead_cgroup: String,
     }
     #[derive(Default, Deserialize)]
     struct Hypervisor {
@@ -95,13 +115,29 @@ pub fn parse_go(bytes: &[u8]) -> Option<GoState> {
         vmm_pid: pid(persist.hypervisor.pid),
         virtiofsd_pid: pid(persist.hypervisor.virtiofsd_pid),
         stopped: persist.state == "stopped",
+        cgroups: vec![persist.sandbox_cgroup, persist.overhead_cgroup],
     })
 }
 
-pub fn parse_rust(bytes: &[u8]) -> Option<Vmm> {
+pub fn parse_rust(bytes: &[u8]) -> Option<RustState> {
     #[derive(Deserialize)]
     struct State {
+        #[serde(default)]
         hypervisor: Option<Hypervisor>,
+        #[serde(default)]
+        resource: Option<Resource>,
+    }
+    #[derive(Deserialize)]
+    struct Resource {
+        #[serde(default)]
+        cgroup_state: Option<Cgroups>,
+    }
+    #[derive(Deserialize)]
+    struct Cgroups {
+        #[serde(default)]
+        path: Option<String>,
+        #[serde(default)]
+        overhead_path: Option<String>,
     }
     #[derive(Deserialize)]
     struct Hypervisor {
@@ -109,7 +145,11 @@ pub fn parse_rust(bytes: &[u8]) -> Option<Vmm> {
         hypervisor_type: String,
     }
     let state: State = serde_json::from_slice(bytes).ok()?;
-    Vmm::from_kata_name(&state.hypervisor?.hypervisor_type)
+    let cgroups = state.resource.and_then(|resource| resource.cgroup_state);
+    Some(RustState {
+        vmm: state.hypervisor.and_then(|hypervisor| Vmm::from_kata_name(&hypervisor.hypervisor_type)),
+        cgroups: cgroups.into_iter().flat_map(|named| [named.path, named.overhead_path]).flatten().collect(),
+    })
 }
 
 fn parse_pid(bytes: &[u8]) -> Option<u32> {
@@ -137,19 +177,28 @@ mod tests {
     #[test]
     fn go_state_is_read_by_its_field_names() {
         let text = br#"{"Version":2,"State":"running","SandboxContainer":"x","AgentState":{"URL":"vsock://1:1024"},
-            "HypervisorState":{"Type":"qemu","Pid":4242,"VirtiofsDaemonPid":4240,"APISocket":""}}"#;
-        let expected = GoState { vmm: Some(Vmm::Qemu), vmm_pid: Some(4242), virtiofsd_pid: Some(4240), stopped: false };
+            "HypervisorState":{"Type":"qemu","Pid":4242,"VirtiofsDaemonPid":4240,"APISocket":""},
+            "SandboxCgroupPath":"/kubepods/pod1/kata_x"}"#;
+        let expected = GoState {
+            vmm: Some(Vmm::Qemu),
+            vmm_pid: Some(4242),
+            virtiofsd_pid: Some(4240),
+            stopped: false,
+            cgroups: vec!["/kubepods/pod1/kata_x".into(), String::new()],
+        };
         assert_eq!(parse_go(text), Some(expected));
         let stopped = parse_go(br#"{"State":"stopped","HypervisorState":{"Pid":0}}"#).unwrap();
-        assert_eq!(stopped, GoState { stopped: true, ..GoState::default() });
+        assert_eq!((stopped.stopped, stopped.vmm, stopped.vmm_pid), (true, None, None));
         assert_eq!(parse_go(b"{"), None);
     }
 
     #[test]
     fn rust_state_names_the_vmm_and_no_pid() {
-        let text = br#"{"sandbox_type":"virt_container","hypervisor":{"hypervisor_type":"dragonball","pid":null}}"#;
-        assert_eq!(parse_rust(text), Some(Vmm::Dragonball));
-        assert_eq!(parse_rust(br#"{"hypervisor":null}"#), None);
+        let text = br#"{"sandbox_type":"virt_container","hypervisor":{"hypervisor_type":"dragonball","pid":null},
+            "resource":{"cgroup_state":{"path":"/kubepods/pod1/x","overhead_path":null,"sandbox_cgroup_only":true}}}"#;
+        let expected = RustState { vmm: Some(Vmm::Dragonball), cgroups: vec!["/kubepods/pod1/x".into()] };
+        assert_eq!(parse_rust(text), Some(expected));
+        assert_eq!(parse_rust(br#"{"hypervisor":null,"resource":null}"#), Some(RustState::default()));
     }
 
     #[test]

@@ -76,6 +76,10 @@ pub struct DirectoryFacts {
     /// Pids that the state file names; proof of nothing until the process was looked at.
     pub vmm_pid: Option<u32>,
     pub virtiofsd_pid: Option<u32>,
+    /// The name of the VM factory's machine that became this sandbox's.
+    pub machine: Option<SandboxId>,
+    /// Cgroups of the sandbox that the state file names, each with the sandbox's id in it.
+    pub cgroups: Vec<String>,
     /// Go's state file says that the sandbox was stopped.
     pub stopped: bool,
 }

@@ -1,0 +1,111 @@
+//! Discovery's real path over the hosts described in `testdata/host/`: which sandboxes, runtimes, VMMs, processes and
+//! states come out. A host that was got wrong once becomes a file there.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+#[path = "support/tree.rs"]
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use kata_pulse::config::{BaseDirectory, HostPaths};
+use kata_pulse::discover::{self, DiscoveryCounters};
+use kata_pulse::registry::{AgentReply, Registry};
+use kata_pulse::sandbox::{Runtime, Sandbox, SandboxId};
+use tokio::sync::mpsc;
+use tree::Host;
+
+fn descriptions() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/host");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt")).collect();
+    files.sort();
+    files
+}
+
+/// Short, since sockets lie below it.
+fn short_root() -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let root = PathBuf::from(format!("/tmp/h{:x}.{number}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(&root).unwrap();
+    root
+}
+
+fn paths(root: &Path) -> HostPaths {
+    HostPaths {
+        bases: vec![
+            BaseDirectory { runtime: Some(Runtime::Go), path: root.join("run/vc/sbs") },
+            BaseDirectory { runtime: Some(Runtime::Rust), path: root.join("run/kata") },
+        ],
+        procfs: root.join("proc"),
+        sysfs: root.join("sys"),
+    }
+}
+
+/// What one full scan of the host brings, one line per sandbox, and what was refused or left over.
+async fn discovered(host: &Host) -> Vec<String> {
+    let (registry, counters) = (Registry::default(), DiscoveryCounters::default());
+    let (sender, mut batches) = mpsc::channel(64);
+    let running = tokio::spawn(discover::run(paths(&host.root), None, counters.clone(), sender));
+    loop {
+        let batch = batches.recv().await.unwrap();
+        registry.apply(&batch.events, Instant::now());
+        if batch.first_scan {
+            break;
+        }
+    }
+    drop(batches);
+    running.await.unwrap();
+    for (id, address) in &host.addresses {
+        let id = SandboxId::parse(id).unwrap();
+        let inode = registry.snapshot()[&id].directory_inode;
+        let reply = if address == "refused" { AgentReply::Refused } else { AgentReply::Address(address.clone()) };
+        registry.agent_replied(&id, inode, reply, Instant::now());
+    }
+    registry.expire(Instant::now() + Duration::from_secs(host.later_seconds));
+    let mut lines: Vec<String> = registry.snapshot().values().map(|sandbox| line(sandbox)).collect();
+    let leftovers = registry.leftovers();
+    for (what, count) in [
+        ("leftover directories", leftovers.directories as u64),
+        ("leftover sockets", leftovers.sockets as u64),
+        ("refused", counters.foreign()),
+    ] {
+        if count > 0 {
+            lines.push(format!("{what} {count}"));
+        }
+    }
+    lines
+}
+
+/// `<id> <runtime> <vmm> <state> <role>=<pid>@<start>…`; `?` for what is not known.
+fn line(sandbox: &Sandbox) -> String {
+    let runtime = sandbox.runtime.map_or("?", Runtime::as_str);
+    let vmm = sandbox.vmm.map_or("?", |vmm| vmm.as_str());
+    let mut line = format!("{} {runtime} {vmm} {}", sandbox.id, sandbox.state.as_str());
+    for process in &sandbox.processes {
+        line += &format!(" {}={}@{}", process.role.as_str(), process.pid, process.start_ticks);
+    }
+    line
+}
+
+#[tokio::test]
+async fn every_host_is_understood() {
+    let mut wrong = Vec::new();
+    let descriptions = descriptions();
+    assert!(descriptions.len() >= 20, "the descriptions are gone");
+    for path in descriptions {
+        let root = short_root();
+        let host = tree::build(&std::fs::read_to_string(&path).unwrap(), &root);
+        assert!(host.expects_nothing == host.expected.is_empty(), "{} expects nothing", path.display());
+        let found = discovered(&host).await;
+        if found != host.expected {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            wrong.push(format!("{name}\n  expected {:#?}\n  found {found:#?}", host.expected));
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
