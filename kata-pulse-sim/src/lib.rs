@@ -25,6 +25,7 @@ mod state;
 mod stats;
 pub mod storm;
 mod ttrpc;
+pub mod version;
 mod vm;
 mod workload;
 

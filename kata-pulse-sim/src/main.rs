@@ -60,6 +60,10 @@ enum Cri {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    if let Some(line) = kata_pulse_sim::version::answer() {
+        println!("{line}");
+        return Ok(ExitCode::SUCCESS);
+    }
     // Under the name of one of Kata's programs it is that program.
     if let Some(code) = kata_pulse_sim::role::play() {
         return Ok(code);

@@ -4,7 +4,7 @@ mod containers;
 mod guest;
 mod page;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
 use crate::config::{Config, EbpfDirectories, EbpfMode, Level};
 use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
-use crate::discover::{self, Batch, DiscoveryCounters, boot_now};
+use crate::discover::{self, Batch, DiscoveryCounters, boot_now, shim_version};
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
 use crate::scrape::{HostView, Scraper, Selection};
@@ -264,10 +264,27 @@ fn start_naming(
     let (sender, updates) = mpsc::channel(4);
     let naming = cri::run(config.runtime_endpoint.clone(), registry.subscribe(), sender, connected);
     tasks.spawn("container runtime", naming);
-    tasks.spawn("names", name_sandboxes(updates, registry.clone(), store.clone(), ooms));
+    let (shims, configured) = watch::channel(Arc::from([]));
+    tasks.spawn("names", name_sandboxes(updates, registry.clone(), store.clone(), ooms, shims));
+    let (sender, told) = mpsc::channel(64);
+    let asking = shim_version::run(config.host.clone(), configured, registry.subscribe(), sender);
+    tasks.spawn("shim versions", asking);
+    tasks.spawn("versions", take_versions(told, registry.clone()));
 }
 
-async fn name_sandboxes(mut updates: mpsc::Receiver<CriUpdate>, registry: Registry, store: Store, ooms: OomCounts) {
+async fn take_versions(mut told: mpsc::Receiver<shim_version::Told>, registry: Registry) {
+    while let Some(told) = told.recv().await {
+        registry.shim_told(&told.sandbox, &told.shim, told.version, Instant::now());
+    }
+}
+
+async fn name_sandboxes(
+    mut updates: mpsc::Receiver<CriUpdate>,
+    registry: Registry,
+    store: Store,
+    ooms: OomCounts,
+    shims: watch::Sender<Arc<[PathBuf]>>,
+) {
     while let Some(update) = updates.recv().await {
         match update {
             CriUpdate::Names { names, without_pod } => {
@@ -290,6 +307,12 @@ async fn name_sandboxes(mut updates: mpsc::Receiver<CriUpdate>, registry: Regist
             CriUpdate::Containers(containers) => {
                 ooms.retain(|id| containers.values().flatten().any(|container| container.id == *id));
                 registry.contain(containers, Instant::now());
+            }
+            CriUpdate::Handlers(handlers) => {
+                let found: Arc<[PathBuf]> = handlers.kata_shims().into();
+                if *shims.borrow() != found {
+                    shims.send_replace(found);
+                }
             }
             CriUpdate::OutOfMemory(container) => ooms.count(container),
             CriUpdate::Unreachable(state) => {

@@ -324,7 +324,7 @@ impl Explorer {
                 self.joined.push(found.process.pid);
                 self.watch_end(found.process);
                 if found.process.role == ProcessRole::Shim {
-                    found.version = shim_version::read(&self.host, found.process.pid);
+                    found.version = shim_version::release::read(&self.host, found.process.pid);
                     self.census.set_version(found.process.pid, found.version);
                 }
                 if self.known.contains_key(&id) {

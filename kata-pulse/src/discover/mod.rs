@@ -18,7 +18,7 @@ pub mod membership;
 mod pidfd;
 pub mod process;
 mod scan;
-mod shim_version;
+pub mod shim_version;
 pub mod state_files;
 
 use std::sync::atomic::{AtomicU64, Ordering};

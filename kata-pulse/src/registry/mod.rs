@@ -15,7 +15,7 @@ use tracing::{debug, info};
 pub use record::{AgentReply, Leftover};
 use record::{Record, Stage};
 
-use crate::sandbox::{Change, Containers, DiscoveryEvent, Identity, Sandbox, SandboxId, Snapshot};
+use crate::sandbox::{Change, Containers, DiscoveryEvent, Identity, Process, Sandbox, SandboxId, Snapshot, Version};
 
 /// Names that came before their sandbox are kept, but not without bound.
 const MAX_EARLY_NAMES: usize = 10_000;
@@ -89,6 +89,11 @@ impl Registry {
                 inner.with(id, |record| record.agent_replied(reply));
             }
         });
+    }
+
+    /// What the program of a shim says of itself.
+    pub fn shim_told(&self, id: &SandboxId, shim: &Process, version: Version, now: Instant) {
+        self.change(now, |inner| inner.with(id, |record| record.shim_told(shim, version)));
     }
 
     /// Lets time pass: a directory in which nothing ever happened stops being a sandbox.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::sandbox::{
     AgentAddress, Appeared, Container, DirectoryFacts, Identity, Process, ProcessFound, ProcessRole, Runtime, Sandbox,
-    SandboxState,
+    SandboxState, Version,
 };
 
 /// A directory in which nothing has happened for so long is no booting sandbox.
@@ -139,6 +139,13 @@ impl Record {
 
     pub(super) fn process_ended(&mut self, process: &Process) {
         self.sandbox.processes.retain(|known| known != process);
+    }
+
+    /// Counts for the shim that was asked only, and what is known already stays.
+    pub(super) fn shim_told(&mut self, shim: &Process, version: Version) {
+        if self.sandbox.processes.contains(shim) {
+            self.sandbox.shim_version.get_or_insert(version);
+        }
     }
 
     /// A list without the sandbox is no reason to forget its name. Says whether anything changed.

@@ -11,13 +11,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tracing::debug;
 
+use super::handlers::{Handlers, parse_handlers};
 use super::parse::{self, ContainerDetails, Details, Listed};
+use super::pause::spread;
 use super::proto::containers::containers_client::ContainersClient;
 use super::proto::containers::{Container as ContainerRecord, GetContainerRequest};
 use super::proto::cri::runtime_service_client::RuntimeServiceClient;
 use super::proto::cri::{
     ContainerFilter, ContainerState, ContainerStateValue, ContainerStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, PodSandboxStatusRequest, VersionRequest,
+    ListPodSandboxRequest, PodSandboxFilter, PodSandboxStatusRequest, StatusRequest, VersionRequest,
 };
 use super::proto::events::events_client::EventsClient;
 use super::proto::events::{SubscribeRequest, TaskEvent};
@@ -32,6 +34,8 @@ const WELL_KNOWN: [&str; 5] = [
     "/run/crio/crio.sock",
 ];
 const DEADLINE: Duration = Duration::from_secs(3);
+/// Of the question for the handlers, which names wait for.
+const HANDLERS_DEADLINE: Duration = Duration::from_millis(500);
 /// After the event stream ended; doubled while it cannot be had.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 const LONGEST_RESUBSCRIBE: Duration = Duration::from_secs(60);
@@ -88,6 +92,11 @@ impl CriError {
     /// It says nothing of the sandbox that was asked for.
     pub(super) fn may_be_retried(&self) -> bool {
         matches!(self.state(), SourceState::Refused | SourceState::Timeout)
+    }
+
+    /// The runtime's answer does not fit into a message: by our limit, or by its own.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if matches!(source.code(), Code::OutOfRange | Code::ResourceExhausted))
     }
 
     /// The next call may well succeed on the same connection.
@@ -176,8 +185,40 @@ impl Client {
     /// Answered from the runtime's memory: no shim is asked.
     pub(super) async fn list(&self) -> Result<BTreeMap<SandboxId, Identity>, CriError> {
         let mut service = self.cri();
-        let list = self.unary("ListPodSandbox", service.list_pod_sandbox(ListPodSandboxRequest {})).await?;
+        let request = ListPodSandboxRequest { filter: None };
+        let list = self.unary("ListPodSandbox", service.list_pod_sandbox(request)).await?;
         Ok(list.items.into_iter().filter_map(parse::identity).collect())
+    }
+
+    /// The same for one sandbox; `None`: the runtime does not know it.
+    pub(super) async fn list_one(&self, id: &SandboxId) -> Result<Option<Identity>, CriError> {
+        let mut service = self.cri();
+        let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { id: id.to_string() }) };
+        let list = self.unary("ListPodSandbox", service.list_pod_sandbox(request)).await?;
+        // The filter takes a beginning of an id too.
+        let found = list.items.into_iter().filter_map(parse::identity).find(|(listed, _)| listed == id);
+        Ok(found.map(|(_, identity)| identity))
+    }
+
+    /// The handlers of a containerd, from its memory. Nothing depends on them but what is known of shims and of pods
+    /// that named no handler, so a failure is none.
+    pub(super) async fn handlers(&self) -> Option<Handlers> {
+        if !self.is_containerd() {
+            return None;
+        }
+        let mut service = self.cri();
+        let asked = self.unary("Status", service.status(StatusRequest { verbose: true }));
+        match tokio::time::timeout(HANDLERS_DEADLINE, asked).await {
+            Ok(Ok(status)) => status.info.get("config").and_then(|json| parse_handlers(json.as_bytes())),
+            Ok(Err(error)) => {
+                debug!(error = &error as &dyn std::error::Error, "handlers are not known");
+                None
+            }
+            Err(_) => {
+                debug!("no answer to Status in time, handlers are not known");
+                None
+            }
+        }
     }
 
     /// Cgroup and handler of one sandbox. On containerd its database tells, and only where that has no such API is
@@ -275,7 +316,7 @@ impl Client {
                     pause = (pause * 2).min(LONGEST_RESUBSCRIBE);
                 }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(spread(pause)).await;
             // Whatever happened while nobody listened.
             let _ = hints.try_send(());
         }

@@ -5,8 +5,11 @@
 //! not asked for any more.
 
 mod client;
+mod filtered;
+pub mod handlers;
 mod ladder;
 pub mod parse;
+mod pause;
 pub(in crate::collect) mod proto;
 mod roster;
 
@@ -21,7 +24,9 @@ use tracing::{debug, info, warn};
 
 pub use client::{Client, CriError};
 pub(in crate::collect) use client::{MESSAGE_BYTES, in_kubernetes};
+pub use handlers::Handlers;
 use ladder::Ladder;
+use pause::spread;
 use roster::Roster;
 
 use crate::sandbox::{ContainerId, Containers, Identity, SandboxId, Snapshot, SourceState};
@@ -51,6 +56,8 @@ pub enum CriUpdate {
     Containers(Arc<Containers>),
     /// The guest's kernel killed a process of this container for want of memory.
     OutOfMemory(ContainerId),
+    /// The runtime's handlers, once per connection, where it tells them.
+    Handlers(Arc<Handlers>),
     /// The runtime cannot be asked, and why.
     Unreachable(SourceState),
 }
@@ -92,14 +99,19 @@ pub async fn run(
                 }
             }
         }
-        tokio::time::sleep(retry).await;
+        tokio::time::sleep(spread(retry)).await;
         retry = (retry * 2).min(LONGEST_RETRY);
     }
 }
 
 /// Lists again and again until the runtime cannot be reached any more.
 async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: &mpsc::Sender<CriUpdate>) -> CriError {
-    let mut following = Following::default();
+    let mut following = Following { handlers: client.handlers().await.map(Arc::new), ..Following::default() };
+    if let Some(handlers) = &following.handlers
+        && out.send(CriUpdate::Handlers(handlers.clone())).await.is_err()
+    {
+        std::future::pending::<()>().await;
+    }
     let (hint_sender, mut hints) = mpsc::channel(1);
     let (oom_sender, mut ooms) = mpsc::channel(256);
     // Before the first list, so that nothing happens unseen in between.
@@ -116,7 +128,7 @@ async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: 
             Err(error) if error.may_pass() && failures < MAX_FAILURES => {
                 failures += 1;
                 debug!(error = &error as &dyn std::error::Error, "list of pods failed");
-                FIRST_RETRY * failures
+                spread(FIRST_RETRY * failures)
             }
             Err(error) => return error,
         };
@@ -158,7 +170,8 @@ async fn list(
     following: &mut Following,
     snapshots: &mut watch::Receiver<Snapshot>,
 ) -> Result<(), CriError> {
-    let names = client.list().await?;
+    let here: Vec<SandboxId> = snapshots.borrow().keys().cloned().collect();
+    let names = following.list(client, here).await?;
     let ours = snapshots.borrow().keys().any(|id| names.contains_key(id));
     let containers = if ours { client.containers().await? } else { Vec::new() };
     let snapshot = snapshots.borrow_and_update();
@@ -196,6 +209,9 @@ struct Following {
     unanswered: HashMap<SandboxId, (Instant, u32)>,
     ladder: Ladder,
     roster: Roster,
+    handlers: Option<Arc<Handlers>>,
+    /// The whole list does not fit into a message.
+    by_id: bool,
 }
 
 enum Details {
@@ -206,6 +222,41 @@ enum Details {
 }
 
 impl Following {
+    /// The whole list; or what it says of the sandboxes of this node that may have a pod, once it was too large.
+    async fn list(
+        &mut self,
+        client: &Client,
+        mut here: Vec<SandboxId>,
+    ) -> Result<BTreeMap<SandboxId, Identity>, CriError> {
+        let mut names = match self.list_whole(client).await? {
+            Some(names) => names,
+            None => {
+                let now = Instant::now();
+                here.retain(|id| self.unanswered.get(id).is_none_or(|missing| !is_given_up(*missing, now)));
+                filtered::list(client, here, &self.names).await?
+            }
+        };
+        if let Some(handlers) = &self.handlers {
+            handlers.name_default(&mut names);
+        }
+        Ok(names)
+    }
+
+    /// `None`: it does not fit into a message, and is not asked for again on this connection.
+    async fn list_whole(&mut self, client: &Client) -> Result<Option<BTreeMap<SandboxId, Identity>>, CriError> {
+        if self.by_id {
+            return Ok(None);
+        }
+        match client.list().await {
+            Err(error) if error.is_too_large() => {
+                warn!(error = &error as &dyn std::error::Error, "the list of pods is too large, asking one by one");
+                self.by_id = true;
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
     fn take(&mut self, names: BTreeMap<SandboxId, Identity>, snapshot: &Snapshot, now: Instant) {
         self.unanswered.retain(|id, _| snapshot.contains_key(id) && !names.contains_key(id));
         for id in snapshot.keys().filter(|id| !names.contains_key(*id)) {

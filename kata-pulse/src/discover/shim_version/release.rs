@@ -1,4 +1,4 @@
-//! Which Kata release a running shim is, without running anything.
+//! The release that a `VERSION` file tells, without running anything.
 //!
 //! kata-deploy unpacks a release below `/opt/kata*` with a `VERSION` file at its top. That file speaks for a running
 //! shim only while the shim's executable is still the very file of that release: after an upgrade it is not, and the
@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::state_files::read_trusted;
+use super::super::state_files::read_trusted;
 use crate::config::HostPaths;
 use crate::sandbox::{Pid, Version};
 
-pub(super) fn read(host: &HostPaths, shim: Pid) -> Option<Version> {
+pub fn read(host: &HostPaths, shim: Pid) -> Option<Version> {
     let link = host.proc_file(shim, "exe");
     let executable = std::fs::read_link(&link).ok()?;
     // The shim was proven to live in the host's mount namespace, so this is the host's root.
