@@ -6,7 +6,7 @@
 //! by the evidence of [`membership`]. Cost: see docs/overhead.md. What a sandbox's state is, the registry decides.
 
 mod census;
-mod cgroup;
+pub mod cgroup;
 mod clock;
 mod descriptor;
 pub mod directory;
@@ -196,7 +196,7 @@ impl Loop {
     async fn flush(&mut self, first_scan: bool) -> Result<(), mpsc::error::SendError<Batch>> {
         let events = self.explorer.take_events(self.watcher.as_mut());
         for pid in self.explorer.take_joined() {
-            if let Some(kernel) = &self.kernel
+            if let Some(kernel) = self.kernel.as_ref().filter(|kernel| kernel.sees("exit"))
                 && let Err(error) = kernel.track(pid.0, 0)
             {
                 debug!(%pid, error = &error as &dyn std::error::Error, "process is not tracked by eBPF");

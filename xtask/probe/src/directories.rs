@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use kata_pulse_probe::ebpf::{EbpfWatch, KernelEvent, base_key};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, Mode, mkdirat, unlinkat};
 
 use crate::{
@@ -42,21 +43,39 @@ pub async fn check(watch: &mut EbpfWatch, place: &Path, by_text: bool, no_btf: b
     if by_text {
         let text = "text of a path is all that a system call's arguments give";
         report.skip("inner slashes and dots", text);
-        report.skip("io_uring", "system call tracepoints do not see it");
+        match by_io_uring(watch, &base).await {
+            Ok(()) => report.check("io_uring: not by tracepoints, by inotify", Ok(())),
+            Err(error) if io_uring::is_missing(&error) => report.skip("io_uring", &format!("{error:#}")),
+            Err(error) => report.check("io_uring: not by tracepoints, by inotify", Err(error)),
+        }
         return;
     }
     let odd = PathBuf::from(format!("/{}/.//{ID}", base.display()));
     report.check("inner slashes and dots", both(watch, CWD, CWD, &odd, &base.join(ID)).await);
-    match io_uring::mkdir(&base.join(ID)) {
-        Ok(()) => {
-            let events = arrivals(watch).await;
-            report.require("io_uring", names(&events) == [("made", ID.to_owned())], &format!("{events:?}"));
-            let _ = std::fs::remove_dir(base.join(ID));
-            arrivals(watch).await;
-        }
-        Err(error) => report.skip("io_uring", &format!("{error:#}")),
+    match io_uring::mkdir(&base.join(ID)).and_then(|()| io_uring::rmdir(&base.join(ID))) {
+        Ok(()) => report.check("io_uring", expect_both(watch).await),
+        Err(error) if io_uring::is_missing(&error) => report.skip("io_uring", &format!("{error:#}")),
+        Err(error) => report.check("io_uring", Err(error)),
     }
     report.check("a base that is no longer watched", unwatched(watch, &base).await);
+}
+
+/// System call tracepoints see nothing of it; inotify, which runs beside every rung, does.
+async fn by_io_uring(watch: &mut EbpfWatch, base: &Path) -> anyhow::Result<()> {
+    let notices = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&notices, base, WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR)?;
+    io_uring::mkdir(&base.join(ID))?;
+    io_uring::rmdir(&base.join(ID))?;
+    let events = arrivals(watch).await;
+    ensure!(names(&events).is_empty(), "seen after all: {events:?}");
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+    let mut reader = inotify::Reader::new(&notices, &mut buffer);
+    for expected in [ReadFlags::CREATE, ReadFlags::DELETE] {
+        let notice = reader.next().context("inotify said nothing")?;
+        let named = notice.file_name().is_some_and(|name| name.to_bytes() == ID.as_bytes());
+        ensure!(named && notice.events().contains(expected), "{notice:?}");
+    }
+    Ok(())
 }
 
 fn watched_base(watch: &EbpfWatch, place: &Path) -> anyhow::Result<PathBuf> {

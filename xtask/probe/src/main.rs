@@ -23,11 +23,33 @@ struct Rung {
     hide: Hidden,
 }
 
-const RUNGS: [Rung; 4] = [
-    Rung { name: "fexit", hook: "fexit/", hide: Hidden { btf: false, fexit: false, kprobes: true } },
-    Rung { name: "kprobe", hook: "kprobe/", hide: Hidden { btf: false, fexit: true, kprobes: false } },
-    Rung { name: "syscalls", hook: "tracepoint/", hide: Hidden { btf: false, fexit: true, kprobes: true } },
-    Rung { name: "plain", hook: "tracepoint/", hide: Hidden { btf: true, fexit: true, kprobes: true } },
+const RUNGS: [Rung; 5] = [
+    Rung {
+        name: "fexit",
+        hook: "fexit/",
+        hide: Hidden { btf: false, fexit: false, kprobes: true, last_thread: false },
+    },
+    Rung {
+        name: "kprobe",
+        hook: "kprobe/",
+        hide: Hidden { btf: false, fexit: true, kprobes: false, last_thread: false },
+    },
+    Rung {
+        name: "syscalls",
+        hook: "tracepoint/",
+        hide: Hidden { btf: false, fexit: true, kprobes: true, last_thread: false },
+    },
+    Rung {
+        name: "plain",
+        hook: "tracepoint/",
+        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: false },
+    },
+    // As on a kernel whose exit tracepoint does not know the last thread (6.1), without BTF.
+    Rung {
+        name: "plain without exits",
+        hook: "tracepoint/",
+        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: true },
+    },
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use kata_pulse_probe::ebpf::{EbpfWatch, ExitStatus, KernelEvent, Origin, Program};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     child::FLAG,
@@ -26,7 +27,8 @@ pub async fn check(watch: &mut EbpfWatch, place: &Path, no_btf: bool, report: &m
         report.check("a process that a tracked one forks", forked(watch, &vmm).await);
         report.check("a process tracked by its pid", tracked(watch).await);
     } else {
-        report.skip("exits", "without BTF this kernel does not tell the end of a process from that of a thread");
+        report.require("what is forked is not followed", !watch.sees("fork"), "it could never be forgotten");
+        report.check("the end of another's process by pidfd", by_pidfd(watch, &vmm).await);
     }
     report.check("other programs are not reported", unrelated(watch, place).await);
     if no_btf {
@@ -81,6 +83,25 @@ async fn code_and_argv(watch: &mut EbpfWatch, vmm: &Path, no_btf: bool) -> anyho
     }
     let expected = if no_btf { None } else { Some(ExitStatus::Code(3)) };
     ensure!(exits(&events, pid) == [expected], "{:?}", exits(&events, pid));
+    Ok(())
+}
+
+/// As the agent does where the kernel's programs do not tell it: at once, and before anybody waited for the process.
+async fn by_pidfd(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
+    let mut child = spawn(vmm, "sandbox-abc", &["hang"])?;
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).context("a pid")?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
+    let ready = |seconds| {
+        let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: seconds, tv_nsec: 0 })).map(|count| count == 1)
+    };
+    ensure!(!ready(0)?, "it lives");
+    child.kill()?;
+    ensure!(ready(5)?, "its end was not told");
+    child.wait()?;
+    let events = arrivals(watch).await;
+    let exits = events.iter().filter(|event| matches!(event, KernelEvent::Exit { .. }));
+    ensure!(exits.count() == 0, "told by a program that cannot know: {events:?}");
     Ok(())
 }
 

@@ -89,6 +89,8 @@ pub struct Hidden {
     pub btf: bool,
     pub fexit: bool,
     pub kprobes: bool,
+    /// What the exit tracepoint says of the last thread, which kernels up to 6.1 do not have.
+    pub last_thread: bool,
 }
 
 /// A program of the object: attached, or why not.
@@ -197,6 +199,11 @@ fn hide(mut facts: KernelFacts, hidden: Hidden) -> KernelFacts {
     }
     if hidden.kprobes {
         facts.kprobes = false;
+    }
+    if hidden.last_thread
+        && let Ok(tracefs) = &mut facts.tracefs
+    {
+        tracefs.formats.remove("sched:sched_process_exit");
     }
     facts.fexit = !hidden.fexit;
     facts

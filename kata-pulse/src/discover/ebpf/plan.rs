@@ -86,14 +86,21 @@ const FIELDS: &[(&str, &str, &str, u32)] = &[
     ("O_SYSCALL_RET", "syscalls:sys_exit_mkdirat", "ret", 8),
 ];
 
+/// Whoever takes the pid of a process that ended unseen would be followed instead, with all that it forks.
+const FORKS_NEED_EXITS: &str = "ends of processes are not told, so that none could be forgotten";
+
 /// Decides.
 pub fn plan(facts: &KernelFacts, directories: DirectoryMode) -> Plan {
     let globals = globals(facts);
-    let mut ladders = vec![
-        process(facts, &globals, "exec", "sched_process_exec", "exec_btf", "exec_plain"),
-        process(facts, &globals, "fork", "sched_process_fork", "fork_btf", "fork_plain"),
-        process(facts, &globals, "exit", "sched_process_exit", exit_variant(facts), "exit_plain"),
-    ];
+    let exec = process(facts, &globals, "exec", "sched_process_exec", "exec_btf", "exec_plain");
+    let mut fork = process(facts, &globals, "fork", "sched_process_fork", "fork_btf", "fork_plain");
+    let exit = process(facts, &globals, "exit", "sched_process_exit", exit_variant(facts), "exit_plain");
+    if exit.rungs.iter().all(|rung| rung.refused.is_some()) {
+        for rung in &mut fork.rungs {
+            rung.refused.get_or_insert_with(|| FORKS_NEED_EXITS.to_owned());
+        }
+    }
+    let mut ladders = vec![exec, fork, exit];
     if directories != DirectoryMode::Off {
         ladders.push(directory_ladder(facts, &globals, directories));
     }

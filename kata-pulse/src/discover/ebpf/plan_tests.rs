@@ -88,7 +88,7 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 tracefs(facts).formats.insert("sched:sched_process_exit", Format::default());
             },
             DirectoryMode::Auto,
-            "exec_plain | fork_plain |  | ",
+            "exec_plain |  |  | ",
         ),
         (
             "no tracefs",

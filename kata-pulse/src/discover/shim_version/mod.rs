@@ -17,6 +17,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
+pub use ask::parse;
+
 use super::process;
 use crate::config::HostPaths;
 use crate::sandbox::{Process, ProcessRole, Runtime, Sandbox, SandboxId, Snapshot, Version};
