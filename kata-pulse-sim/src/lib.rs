@@ -4,6 +4,8 @@
 mod agent;
 pub mod burn;
 mod channel;
+pub mod commands;
+pub mod control;
 pub mod cri;
 pub mod fault;
 mod inspect;
