@@ -100,6 +100,10 @@ pub enum SimError {
     UnknownSandbox(String),
     #[error("container {0:?} does not run")]
     UnknownContainer(String),
+    #[error("{0:?} may be any of {1} sandboxes")]
+    Ambiguous(String, usize),
+    #[error("{0:?} is no id for a new sandbox: it is taken, or not made of letters, digits, `_`, `.` and `-`")]
+    BadId(String),
     #[error("sandbox {0:?} has no {1}")]
     Lacks(String, &'static str),
     #[error("{action} {}", path.display())]

@@ -7,6 +7,8 @@ mod cgroup;
 mod channel;
 pub mod container;
 pub mod containerd;
+pub mod commands;
+pub mod control;
 pub mod cri;
 pub mod fault;
 mod inspect;

@@ -81,7 +81,7 @@ impl<'a> Making<'a> {
         match (self.places.vm(), self.places.factory()) {
             (Some(vm), Some(made)) => {
                 make_dir(&made, 0o750)?;
-                symlink(self.places.real().factory().unwrap_or_default(), &vm).map_err(SimError::io("link", &vm))?;
+                symlink(&made, &vm).map_err(SimError::io("link", &vm))?;
             }
             (Some(vm), None) => make_dir(&vm, 0o750)?,
             (None, _) => {}

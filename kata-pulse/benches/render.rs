@@ -14,7 +14,7 @@ const GO: &[u8] = include_bytes!("../testdata/shim/go-remote-4.1.0.prom");
 fn pages(criterion: &mut Criterion) {
     let sample = parse(GO, true, ParseLimits::default());
     let moment = Moment { now_seconds: 1.0, vmm_age_seconds: Some(60.0) };
-    let stats = Arc::new(convert(&sample, &mut GuestHistory::default(), moment).0);
+    let stats = Arc::new(convert(&sample, &mut GuestHistory::default(), moment).pod);
     let selection = Selection { levels: BTreeSet::from([Level::Pod]), disabled: BTreeSet::new() };
     let mut group = criterion.benchmark_group("render");
     for count in [1, 100, 1000] {

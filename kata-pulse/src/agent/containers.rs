@@ -156,3 +156,20 @@ fn context(sandbox: &Sandbox, id: &ContainerId, reading: &Reading) -> TaskContex
         guest_cpu_seconds: reading.stats.as_ref().and_then(|stats: &Arc<Stats>| stats.cpu.usage_seconds),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted_by_container_and_forgotten_with_it() {
+        let id = |text: &str| ContainerId::parse(text).unwrap();
+        let ooms = OomCounts::default();
+        for container in ["a", "a", "b"] {
+            ooms.count(id(container));
+        }
+        assert_eq!((ooms.of(&id("a")), ooms.of(&id("b")), ooms.of(&id("c"))), (2, 1, 0));
+        ooms.retain(|container| container.as_str() == "b");
+        assert_eq!((ooms.of(&id("a")), ooms.of(&id("b"))), (0, 1));
+    }
+}

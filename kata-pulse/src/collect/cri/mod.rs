@@ -172,11 +172,17 @@ async fn list(
 ) -> Result<(), CriError> {
     let here: Vec<SandboxId> = snapshots.borrow().keys().cloned().collect();
     let names = following.list(client, here).await?;
-    let ours = snapshots.borrow().keys().any(|id| names.contains_key(id));
-    let containers = if ours { client.containers().await? } else { Vec::new() };
-    let snapshot = snapshots.borrow_and_update();
-    following.take(names, &snapshot, Instant::now());
-    following.roster.take(containers, &snapshot, Instant::now());
+    following.take(names, &snapshots.borrow_and_update(), Instant::now());
+    if following.details.is_empty() {
+        // None of them is ours: their containers are of no interest.
+        following.roster.take(Vec::new(), &snapshots.borrow(), Instant::now());
+        return Ok(());
+    }
+    match client.containers().await {
+        Ok(containers) => following.roster.take(containers, &snapshots.borrow(), Instant::now()),
+        // Names are worth having without them.
+        Err(error) => debug!(error = &error as &dyn std::error::Error, "list of containers failed"),
+    }
     Ok(())
 }
 
