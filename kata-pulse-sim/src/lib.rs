@@ -10,11 +10,13 @@ pub mod launch;
 pub mod metrics;
 pub mod node;
 pub mod page;
+pub mod rig;
 pub mod role;
 mod shim;
 mod spec;
 mod stats;
 pub mod storm;
+pub mod taskshim;
 mod workload;
 
 pub use container::{
