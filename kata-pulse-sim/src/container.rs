@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Which cgroup hierarchy a guest or a host has mounted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CgroupMode {
     V1,
     #[default]
@@ -42,7 +45,8 @@ pub struct ContainerLimits {
 }
 
 /// Traffic of one block device of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceLoad {
     /// As the guest numbers it, e.g. 254 for virtio-blk; no such device exists on the host.
     pub major: u64,
@@ -54,7 +58,8 @@ pub struct DeviceLoad {
 }
 
 /// What a container does all its life: rates grow from its start, amounts stay.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerLoad {
     pub user_cpus: f64,
     pub system_cpus: f64,
@@ -265,7 +270,7 @@ fn grown(per_second: f64, seconds: f64) -> u64 {
 }
 
 /// 64 digits that differ between containers, attempts and sandboxes: FNV-1a of all three, four times.
-fn id_of(sandbox_id: &str, name: &str, attempt: u32) -> String {
+pub(crate) fn id_of(sandbox_id: &str, name: &str, attempt: u32) -> String {
     let text = format!("{sandbox_id}/{name}/{attempt}");
     let hash = |salt: u64| {
         text.bytes().fold(0xcbf2_9ce4_8422_2325 ^ salt, |hash: u64, byte| {

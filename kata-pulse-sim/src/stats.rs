@@ -129,7 +129,13 @@ impl Task {
 
     /// One Stats call, begun at `unix_ns`. `Ok(None)`: an answer without a message.
     pub(crate) async fn stats(&self, unix_ns: i64) -> Result<Option<Any>, StatsFailed> {
+        self.stats_noted(unix_ns, || {}).await
+    }
+
+    /// Calls `note` as soon as the call is counted.
+    pub(crate) async fn stats_noted(&self, unix_ns: i64, note: impl FnOnce()) -> Result<Option<Any>, StatsFailed> {
         let _flight = Flight::start(&self.stats);
+        note();
         let _lock = match self.reporter.runtime {
             Runtime::Go => Some(self.stats.lock.lock().await),
             Runtime::Rs => None,

@@ -182,7 +182,11 @@ impl Node {
         self.with_sandbox(id, |sandbox| Ok(sandbox.workload.stats.calls_while_stopping()))
     }
 
-    fn with_sandbox<T>(&self, id: &str, act: impl FnOnce(&mut Sandbox) -> Result<T, SimError>) -> Result<T, SimError> {
+    pub(crate) fn with_sandbox<T>(
+        &self,
+        id: &str,
+        act: impl FnOnce(&mut Sandbox) -> Result<T, SimError>,
+    ) -> Result<T, SimError> {
         let mut sandboxes = self.lock();
         act(sandboxes.get_mut(id).ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))?)
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kata_pulse_sim::{
-    AgentFault, CgroupDriver, CgroupMode, Container, ContainerSpec, CriFlavour, CriServer, Node, SECRET,
-    SandboxSpec, StatsFault, Truth,
+    AgentFault, CgroupDriver, CgroupMode, Container, ContainerSpec, CriFlavour, CriServer, Node, SECRET, SandboxSpec,
+    StatsFault, Truth,
 };
 use support::{Agent, root};
 

@@ -86,6 +86,7 @@ impl Lab {
             shim_version: None,
             agent_address: None,
             created_unix_ms: None,
+            containers: Vec::new(),
             identity: None,
         };
         self.sandboxes.insert(id, Arc::new(sandbox));

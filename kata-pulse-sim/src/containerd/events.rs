@@ -121,6 +121,11 @@ impl EventHub {
         }
     }
 
+    /// Everything from now on.
+    pub(crate) fn envelopes(&self) -> impl Stream<Item = Envelope> + use<> {
+        self.subscribe().map(|published| published.envelope)
+    }
+
     fn subscribe(&self) -> UnboundedReceiverStream<Published> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
