@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::convert::{ContainerHistory, ConvertDropped, Converted, GuestHistory};
-use crate::model::{GuestStats, Stats};
+use crate::model::{GuestStats, RawFamily, Stats};
 use crate::sandbox::{ContainerId, SandboxId, Snapshot, Source, SourceState};
 
 /// Shared by all; clones share it.
@@ -36,6 +36,8 @@ struct Entry {
 pub struct Reading {
     pub stats: Option<Arc<Stats>>,
     pub guest: Option<Arc<GuestStats>>,
+    /// What is passed through of the page that they came with.
+    pub raw: Arc<Vec<RawFamily>>,
     /// Who gave the guest's numbers; pod-level series come from the guest for the sandbox's whole life then.
     pub guest_from: Option<Source>,
     pub containers: Arc<HashMap<ContainerId, ContainerReading>>,
@@ -94,6 +96,12 @@ impl Store {
         entry.reading.containers = Arc::new(readings.collect());
         entry.reading.sources[index(Source::Runtime)] =
             SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
+        self.changed();
+    }
+
+    /// Takes what is passed through of a page.
+    pub fn put_raw(&self, id: &SandboxId, inode: u64, families: Vec<RawFamily>) {
+        entry(&mut self.lock(), id, inode).reading.raw = Arc::new(families);
         self.changed();
     }
 

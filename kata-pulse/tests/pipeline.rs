@@ -105,6 +105,31 @@ async fn a_hung_or_lying_guest_harms_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn raw_families_are_passed_through_with_kata_monitors_names_and_labels() {
+    let root = root();
+    let node = Arc::new(Node::new(root.clone()));
+    let cri = CriServer::start(node.clone(), &root.join("cri.sock"), CriFlavour::Containerd).unwrap();
+    for (number, kind) in ["go-qemu", "rs-dragonball"].into_iter().enumerate() {
+        node.create(SandboxSpec::numbered(number as u64 + 1, kind.parse().unwrap())).await.unwrap();
+    }
+    let agent = Agent::start(&root, &["--ebpf", "off", "--passthrough", "kata_shim_,kata_guest_load"]);
+    let page = agent
+        .until("both shims' families", |page| {
+            page.lines().filter(|line| line.starts_with("kata_shim_threads{")).count() == 2
+                && page.lines().any(|line| line.starts_with("kata_shim_go_goroutines{"))
+        })
+        .await;
+    let labels = "cri_name=\"pod-1\",cri_namespace=\"default\",cri_uid=\"00000000-0000-4000-8000-000000000001\"";
+    let load = format!("kata_guest_load{{{labels},item=\"load1\",sandbox_id=\"");
+    assert!(page.lines().any(|line| line.starts_with(&load)), "{page}");
+    assert!(!page.contains("cri_name=\"\"") && !page.contains("kata_hypervisor_") && !page.contains("\ngo_"));
+    assert_eq!(page.matches("# TYPE kata_shim_threads ").count(), 1);
+    node.remove_all().await.unwrap();
+    cri.stop().await;
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_the_agent_within_a_second_with_code_zero() {
     let root = root();
     let mut agent = Agent::start(&root, &[]);

@@ -10,6 +10,7 @@ use crate::collect::agent::{self, AgentError, Door};
 use crate::collect::schedule::{Collect, Outcome, Rules};
 use crate::collect::shim::client::{Cut, Limits, Page, Question, ShimError, ask};
 use crate::collect::shim::parse::{ParseLimits, parse};
+use crate::collect::shim::raw::{RawPage, parse_raw};
 use crate::collect::shim::safety::{Verdict, decide, is_address};
 use crate::collect::shim::types::{Dropped, ShimSample};
 use crate::config::ShimMetrics;
@@ -43,6 +44,8 @@ pub(super) struct GuestCollector {
     /// Kernel ticks per second, in which start times of processes are told.
     pub ticks_per_second: f64,
     pub started: Instant,
+    /// Of families that are passed through.
+    pub passthrough: Vec<String>,
 }
 
 impl Collect for GuestCollector {
@@ -127,6 +130,7 @@ impl GuestCollector {
             Ok(body) => {
                 let sample = parse(&body, true, ParseLimits::default());
                 self.count_dropped(&sample.dropped);
+                self.pass_through(sandbox, &body, None);
                 if sample.guest_answered {
                     self.store_guest(sandbox, Source::Agent, &sample);
                     return Outcome::Collected;
@@ -139,6 +143,9 @@ impl GuestCollector {
 
     fn agent_failed(&self, sandbox: &Sandbox, state: SourceState, error: Option<&AgentError>) -> Outcome {
         self.own.collect_failed(Source::Agent, state);
+        if error.is_some() {
+            self.pass_through(sandbox, &[], None);
+        }
         let error = error.map(|error| error as &dyn std::error::Error);
         if self.put_state(sandbox, Source::Agent, state) {
             info!(sandbox_id = %sandbox.id, source = "agent", state = state.as_str(), error, "no numbers from the guest");
@@ -166,6 +173,7 @@ impl GuestCollector {
     fn take_page(&self, sandbox: &Sandbox, page: &Page, took: Duration) -> Outcome {
         let sample = parse(&page.body, page.cut.is_none(), ParseLimits::default());
         self.count_dropped(&sample.dropped);
+        self.pass_through(sandbox, &page.body, sandbox.runtime);
         if sample.guest_answered {
             self.store_guest(sandbox, Source::Shim, &sample);
             return if page.cut == Some(Cut::Deadline) { Outcome::TimedOut } else { Outcome::Collected };
@@ -193,6 +201,16 @@ impl GuestCollector {
         }
     }
 
+    /// What a collection that brought nothing passes through is nothing.
+    fn pass_through(&self, sandbox: &Sandbox, body: &[u8], runtime: Option<Runtime>) {
+        if self.passthrough.is_empty() {
+            return;
+        }
+        let RawPage { families, cut } = parse_raw(body, runtime, &self.passthrough);
+        self.limited("passthrough_samples", cut);
+        self.store.put_raw(&sandbox.id, sandbox.directory_inode, families);
+    }
+
     fn store_guest(&self, sandbox: &Sandbox, source: Source, sample: &ShimSample) {
         let moment = Moment {
             now_seconds: self.started.elapsed().as_secs_f64(),
@@ -213,6 +231,7 @@ impl GuestCollector {
 
     fn failed(&self, sandbox: &Sandbox, error: &ShimError) -> Outcome {
         let state = error.state();
+        self.pass_through(sandbox, &[], None);
         let passing = matches!(state, SourceState::Refused | SourceState::Gone);
         if self.count_failure(sandbox, state) && !passing {
             warn!(

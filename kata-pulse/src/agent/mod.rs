@@ -247,6 +247,7 @@ fn start_guest_collection(
         limits: Limits::default(),
         ticks_per_second: procfs::ticks_per_second() as f64,
         started: Instant::now(),
+        passthrough: config.passthrough.clone(),
     };
     let collector = Arc::new(collector);
     let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, guest::RULES, collector);

@@ -3,10 +3,12 @@
 mod guest;
 mod kind;
 mod page;
+mod raw;
 
 pub use guest::{CPU_MODES, FilesystemStats, GuestDiskStats, GuestStats, LOAD_PERIODS, MEMORY_TYPES, SIZE_TYPES};
 pub use kind::{Level, MetricKind};
 pub use page::{ContainerPage, Limits, SandboxPage, SourcePage};
+pub use raw::{RawFamily, RawSample};
 
 /// The numbers of one container, or of one pod: all its containers and its guest's kernel together.
 #[derive(Clone, Debug, Default, PartialEq)]

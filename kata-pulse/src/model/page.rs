@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{GuestStats, Stats};
+use super::{GuestStats, RawFamily, Stats};
 
 #[derive(Clone, Debug, Default)]
 pub struct SandboxPage {
@@ -27,6 +27,8 @@ pub struct SandboxPage {
     pub stats: Option<Arc<Stats>>,
     pub guest: Option<Arc<GuestStats>>,
     pub containers: Vec<ContainerPage>,
+    /// What is passed through, in name order.
+    pub raw: Arc<Vec<RawFamily>>,
 }
 
 /// One workload container.

@@ -3,20 +3,21 @@
 //! Costs memory of the page's size and no IO. A family without a sample does not appear.
 
 pub mod families;
+mod raw;
 mod text;
 
+pub use raw::raw_families;
 pub use text::Format;
 use text::Writer;
 
 use crate::model::{Level, MetricKind, SandboxPage};
 use families::Scope;
 
-/// A family that was rendered elsewhere (the agent's own): its name and its lines in each format.
+/// A family that is no row of the table (the agent's own, or passed through): its name and its lines in the page's format.
 #[derive(Clone, Debug)]
 pub struct ForeignFamily {
     pub name: String,
-    pub text: String,
-    pub openmetrics: String,
+    pub lines: String,
 }
 
 /// Which families and levels are wanted.
@@ -37,7 +38,7 @@ impl Selection {
     }
 }
 
-/// Writes every wanted family once, in name order. `named` filters by name.
+/// Writes every wanted family once, in name order, in which `foreign` is too. `named` filters by name.
 pub fn render(
     sandboxes: &[SandboxPage],
     foreign: &[ForeignFamily],

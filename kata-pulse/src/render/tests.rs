@@ -149,14 +149,14 @@ fn sandbox(id: &str, pod: &str) -> SandboxPage {
         stats: Some(Arc::new(pod_stats())),
         guest: Some(Arc::new(guest_stats())),
         containers: vec![container("app")],
+        raw: Arc::default(),
     }
 }
 
 fn page(sandboxes: &[SandboxPage], selection: &Selection, format: Format) -> String {
     let own = ForeignFamily {
         name: "kata_pulse_build_info".into(),
-        text: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n".into(),
-        openmetrics: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n"
+        lines: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n"
             .into(),
     };
     String::from_utf8(render(sandboxes, &[own], selection, format, |_| true)).unwrap()

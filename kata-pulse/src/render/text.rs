@@ -132,11 +132,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn foreign(&mut self, family: &ForeignFamily) {
-        let text = match self.format {
-            Format::Text => &family.text,
-            Format::OpenMetrics => &family.openmetrics,
-        };
-        self.out.extend_from_slice(text.as_bytes());
+        self.out.extend_from_slice(family.lines.as_bytes());
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
@@ -238,7 +234,7 @@ fn write_sorted(out: &mut Vec<u8>, mut labels: Vec<(&'static str, String)>) {
 }
 
 /// Backslash, quote and line feed, as both formats want them.
-fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for character in value.chars() {
         match character {

@@ -128,10 +128,13 @@ impl Scraper {
             .collect();
         // A page about one sandbox is about that sandbox.
         let own = if query.sandbox.is_some() { Vec::new() } else { self.0.own.families() };
-        let foreign: Vec<ForeignFamily> = own
-            .into_iter()
-            .map(|family| ForeignFamily { name: family.name, text: family.text, openmetrics: family.openmetrics })
-            .collect();
+        let own = own.into_iter().map(|family| ForeignFamily {
+            name: family.name,
+            lines: if format == Format::Text { family.text } else { family.openmetrics },
+        });
+        let mut foreign = render::raw_families(&sandboxes, format);
+        foreign.extend(own);
+        foreign.sort_by(|one, other| one.name.cmp(&other.name));
         let page = render::render(&sandboxes, &foreign, &self.0.selection, format, |name| query.wants(name));
         self.0.own.rendered(started.elapsed());
         page
@@ -185,6 +188,7 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxP
         cgroup_mode: host.cgroup_mode,
         sources: sources.collect(),
         containers: sandbox.containers.iter().map(|container| container_page(container, &reading)).collect(),
+        raw: if named { reading.raw } else { Arc::default() },
         stats: reading.stats.filter(|_| named),
         guest: reading.guest.filter(|_| named),
     }

@@ -72,6 +72,9 @@ fn in_order(mut samples: Vec<String>, kind: &str) -> Vec<String> {
 fn sorted_labels(line: &str) -> String {
     let Some((name, rest)) = line.split_once('{') else { return line.to_owned() };
     let (mut labels, value) = split_labels(rest);
+    if labels.is_empty() {
+        return format!("{name}{value}");
+    }
     labels.sort_unstable();
     let mut sorted = String::with_capacity(line.len());
     let _ = write!(sorted, "{name}{{{}}}{value}", labels.join(","));
@@ -119,7 +122,7 @@ mod tests {
     #[test]
     fn label_values_may_hold_anything() {
         assert_eq!(sorted_labels(r#"m{b="x,}\"y",a="\\"} 1"#), r#"m{a="\\",b="x,}\"y"} 1"#);
-        assert_eq!(sorted_labels("m{} 1"), "m{} 1");
+        assert_eq!(sorted_labels("m{} 1"), "m 1");
         assert_eq!(sorted_labels("m 1"), "m 1");
     }
 
