@@ -22,6 +22,7 @@ mod state;
 pub mod storm;
 mod ttrpc;
 mod vm;
+mod watchdog;
 
 pub use burn::{Burn, BurnTruth};
 pub use cri::{CriFault, CriFlavour, CriServer};

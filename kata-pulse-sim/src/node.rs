@@ -18,7 +18,7 @@ use crate::{
     page::GuestLoad,
     process::ShimProcess,
     shim::{self, ShimState},
-    vm::{self, Vm},
+    vm::{self, Fall, Vm},
 };
 
 /// The pod of a sandbox, as CRI tells it.
@@ -183,9 +183,13 @@ impl Node {
 
     /// The shim dies of SIGKILL; directories, dead socket, VMM and virtiofsd stay until [`Node::remove`].
     pub async fn crash(&self, id: &str) -> Result<(), SimError> {
+        self.fall(id, Fall::Killed).await
+    }
+
+    pub(crate) async fn fall(&self, id: &str, fall: Fall) -> Result<(), SimError> {
         let gone = self.take(id)?;
         let dragonball = gone.spec.kind.vmm == Vmm::Dragonball;
-        gone.vm.kill_shim()?;
+        gone.vm.fell(fall)?;
         let mut vm = end(gone).await;
         if dragonball {
             vm.end_role("vmm")?; // its VM was the shim
