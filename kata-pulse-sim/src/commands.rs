@@ -42,6 +42,10 @@ impl Commander {
             Request::Remove { sandbox } => node.remove(&self.find(&sandbox)?).await.map(|()| "removed".to_owned()),
             Request::Crash { sandbox } => node.crash(&self.find(&sandbox)?).await.map(|()| "crashed".to_owned()),
             Request::Fault { sandbox, fault } => self.fault(&self.find(&sandbox)?, fault.parse()?),
+            Request::Hang { sandbox } => {
+                drop(node.hang(&self.find(&sandbox)?)?);
+                Ok("it hangs".to_owned())
+            }
             Request::Heal { sandbox } => {
                 node.set_fault(&self.find(&sandbox)?, None)?;
                 Ok("healed".to_owned())

@@ -33,6 +33,8 @@ pub enum Request {
     /// Make a sandbox fail until `heal`.
     #[command(after_help = format!("FAULT is one of {FAULT_NAMES}."))]
     Fault { sandbox: String, fault: String },
+    /// Hang a guest until its runtime gives up: Go after 33 s, runtime-rs after 95 s.
+    Hang { sandbox: String },
     /// End every fault of a sandbox.
     Heal { sandbox: String },
     /// Make its VMM work: needs processes.

@@ -103,7 +103,7 @@ impl Node {
         order::make_dir(&self.root().join("run/vc/vm").join(uuid), 0o750)
     }
 
-    fn with<T>(&self, id: &str, look: impl FnOnce(&Sandbox) -> T) -> Result<T, SimError> {
+    pub(crate) fn with<T>(&self, id: &str, look: impl FnOnce(&Sandbox) -> T) -> Result<T, SimError> {
         let sandboxes = self.lock();
         let sandbox = sandboxes.get(id).ok_or_else(|| SimError::UnknownSandbox(id.to_owned()))?;
         Ok(look(sandbox))

@@ -10,7 +10,7 @@ use crate::burn::Burn;
 use crate::kind::{Kind, Runtime, Vmm};
 use crate::layout::{Places, Variant};
 use crate::process::{ShimProcess, install};
-use crate::role::{JAILED, Start};
+use crate::role::{JAILED, Start, USER};
 
 /// Asks for processes of a sandbox.
 #[derive(Debug, Clone)]
@@ -88,7 +88,11 @@ impl Launcher<'_> {
             Vmm::CloudHypervisor => ("cloud-hypervisor", self.cloud_hypervisor()),
             Vmm::OpenVmm => ("openvmm", format!("--ttrpc {}/openvmm.sock", self.real_state())),
         };
-        Ok(Some(started(self.install("bin", name)?, &line)))
+        let mut start = started(self.install("bin", name)?, &line);
+        if let Some(user) = self.variant.rootless {
+            start.environment.push((USER.to_owned(), user.to_string()));
+        }
+        Ok(Some(start))
     }
 
     fn places(&self) -> Places {

@@ -31,6 +31,7 @@ pub mod taskshim;
 mod ttrpc;
 pub mod version;
 mod vm;
+mod watchdog;
 mod workload;
 
 pub use burn::{Burn, BurnTruth};

@@ -20,7 +20,7 @@ use crate::{
     page::GuestLoad,
     process::ShimProcess,
     shim::{self, ShimState},
-    vm::{self, Vm},
+    vm::{self, Fall, Vm},
     workload::{Workload, unix_now_ns},
 };
 
@@ -215,10 +215,14 @@ impl Node {
 
     /// The shim dies of SIGKILL; directories, dead socket, VMM and virtiofsd stay until [`Node::remove`].
     pub async fn crash(&self, id: &str) -> Result<(), SimError> {
+        self.fall(id, Fall::Killed).await
+    }
+
+    pub(crate) async fn fall(&self, id: &str, fall: Fall) -> Result<(), SimError> {
         let gone = self.take(id)?;
         self.events.publish_all(&gone, &Happening::EXIT);
         let dragonball = gone.spec.kind.vmm == Vmm::Dragonball;
-        gone.vm.kill_shim()?;
+        gone.vm.fell(fall)?;
         let mut vm = end(gone).await;
         if dragonball {
             vm.end_role("vmm")?; // its VM was the shim

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -48,7 +48,20 @@ impl<'a> Making<'a> {
             Runtime::Go => self.go()?,
             Runtime::Rs => self.runtime_rs()?,
         };
+        self.give_away()?;
         Ok(Made { listener, agent: self.agent, shim: self.shim })
+    }
+
+    /// A rootless VMM's directories are its user's; the files in them are root's.
+    fn give_away(&self) -> Result<(), SimError> {
+        let Some(user) = self.spec.variant.rootless else { return Ok(()) };
+        let top = self.root.join(format!("run/user/{user}"));
+        for directory in [Some(self.places.state()), self.places.vm()].into_iter().flatten() {
+            for path in directory.ancestors().take_while(|path| path.starts_with(&top)) {
+                chown(path, Some(user), None).map_err(SimError::io("chown", path))?;
+            }
+        }
+        Ok(())
     }
 
     /// The socket comes last, when the VM is up.

@@ -114,6 +114,12 @@ impl ShimProcess {
         self.child.wait()
     }
 
+    /// Exit code 1, without a word to anybody.
+    pub fn exit(&mut self) -> io::Result<ExitStatus> {
+        self.channel.send(&Order::Exit, None)?;
+        self.child.wait()
+    }
+
     /// SIGKILL; VMM and virtiofsd live on without a parent.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;

@@ -9,7 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::set_thread_uid;
 use serde::{Deserialize, Serialize};
 
 use crate::burn::{Burn, BurnTruth, Burning};
@@ -23,6 +26,8 @@ const WORKER: &str = "KATA_PULSE_SIM_WORKER";
 pub(crate) const JAILED: &str = "KATA_PULSE_SIM_JAILED";
 /// Tells a VMM to lead a session of its own.
 const DAEMON: &str = "KATA_PULSE_SIM_DAEMON";
+/// Tells a VMM whose it is to be.
+pub(crate) const USER: &str = "KATA_PULSE_SIM_USER";
 
 /// A program that a shim starts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +46,8 @@ pub(crate) enum Order {
     Listen,
     /// To a shim: end as a panic in runtime-rs does.
     Abort,
+    /// To a shim: end as runtime-rs does when the guest's agent is lost.
+    Exit,
     Burn(Burn),
     Stop,
 }
@@ -112,8 +119,18 @@ fn vmm(name: &str) -> io::Result<()> {
     if std::env::var_os(DAEMON).is_some() {
         rustix::process::setsid()?;
     }
+    if let Ok(user) = std::env::var(USER) {
+        become_user(user.parse().map_err(io::Error::other)?)?;
+    }
     channel.send(&Hello { pid: std::process::id(), worker: None }, None)?;
     obey(&channel, name)
+}
+
+/// While there is one thread, its user is the process's. What /proc says of it belongs to that user as well, as it
+/// does when the user is changed before the program starts.
+fn become_user(user: u32) -> io::Result<()> {
+    set_thread_uid(Uid::from_raw(user))?;
+    Ok(set_dumpable_behavior(DumpableBehavior::Dumpable)?)
 }
 
 /// Until the channel closes.
@@ -143,6 +160,7 @@ fn carry_out(
             setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
             std::process::abort()
         }
+        Order::Exit => std::process::exit(1),
         Order::Burn(burn) => {
             if let Some(before) = burning.take() {
                 before.stop()?;

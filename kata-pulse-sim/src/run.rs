@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Their kinds with weights, e.g. `go-qemu=3,rs-qemu=1`.
     #[arg(long, default_value = "go-qemu=1,rs-dragonball=1,rs-qemu=1,go-clh=1", value_delimiter = ',')]
     mix: Vec<String>,
+    /// Containers of each pod.
+    #[arg(long, default_value_t = 1)]
+    containers: u32,
     /// The CRI server at `<root>/run/containerd/containerd.sock` or `<root>/run/crio/crio.sock`.
     #[arg(long, default_value = "containerd")]
     cri: Cri,
@@ -52,6 +55,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     for (n, kind) in (1..=options.sandboxes).zip(kinds.iter().copied().cycle()) {
         let mut spec = SandboxSpec::numbered(n, kind);
         spec.agent = options.agents;
+        let names = (1..options.containers).map(|number| format!("sidecar-{number}"));
+        spec.containers.extend(names.map(|name| ContainerSpec::named(&spec.id, &name)).collect::<Vec<_>>());
         if options.processes {
             spec.processes = Some(Processes::of(simulator()?));
         }

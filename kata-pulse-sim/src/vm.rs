@@ -1,7 +1,6 @@
 //! What a sandbox is besides its shim's answers: its places, its processes, its guest's agent. It outlives a crash.
 
 use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::agent::AgentState;
@@ -9,6 +8,15 @@ use crate::kind::SimError;
 use crate::layout::Places;
 use crate::order;
 use crate::process::ShimProcess;
+
+/// How a shim ends without cleaning up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fall {
+    /// By SIGKILL.
+    Killed,
+    /// By itself, with code 1.
+    Exited,
+}
 
 #[derive(Debug)]
 pub(crate) struct Vm {
@@ -37,10 +45,14 @@ impl Vm {
         locked(process).end_helper(role).map_err(SimError::io("end the process of", role))
     }
 
-    /// SIGKILL.
-    pub(crate) fn kill_shim(&self) -> Result<Option<ExitStatus>, SimError> {
-        let Some(process) = &self.process else { return Ok(None) };
-        locked(process).kill().map(Some).map_err(SimError::io("kill", "the shim"))
+    pub(crate) fn fell(&self, fall: Fall) -> Result<(), SimError> {
+        let Some(process) = &self.process else { return Ok(()) };
+        let mut shim = locked(process);
+        let ended = match fall {
+            Fall::Killed => shim.kill(),
+            Fall::Exited => shim.exit(),
+        };
+        ended.map(drop).map_err(SimError::io("kill", "the shim"))
     }
 
     /// The shim's normal end, and its bundle's.

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kata_pulse_sim::Fault;
@@ -60,6 +61,22 @@ async fn agent_url_is_answered_while_the_guest_hangs() {
     let asked = Instant::now();
     assert!(get(&socket(root.path(), "rs-clh"), "/agent-url").await.contains("ch-vm.sock"));
     assert!(seconds(0..1, asked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_gives_a_hung_guest_up_unless_it_heals() {
+    for (kind, limit) in [("go-qemu", 33), ("rs-clh", 95)] {
+        let root = tempfile::tempdir().expect("a folder");
+        let node = Arc::new(node_with(root.path(), spec(kind)).await);
+        let started = Instant::now();
+        let healed = node.hang(ID).expect("the sandbox");
+        node.set_fault(ID, None).expect("the sandbox");
+        healed.await.expect("the task").expect("nothing done");
+        assert_eq!(node.ids(), [ID]);
+        node.hang(ID).expect("the sandbox").await.expect("the task").expect("given up");
+        assert!(node.ids().is_empty() && !socket(root.path(), kind).exists(), "{kind}");
+        assert!(seconds(2 * limit..2 * limit + 1, started), "{:?}", started.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -172,6 +173,25 @@ async fn a_burning_vmm_uses_what_was_asked_by_the_kernel_s_count() {
     assert!((truth.written_bytes..truth.written_bytes + slack).contains(&written), "{written}");
     assert!(truth.written_bytes > 1 << 20);
     node.remove(ID).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rootless_vmm_is_its_user_s_and_so_are_its_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let variant = Variant { rootless: Some(4242), ..Variant::default() };
+    let node = node_with(root.path(), SandboxSpec { variant, ..with_processes("go-qemu") }).await;
+    let pids = node.pids(ID).unwrap();
+    assert_eq!(
+        (number(pids["vmm"], "Uid"), number(pids["virtiofsd"], "Uid"), number(pids["shim"], "Uid")),
+        (4242, 0, 0)
+    );
+    let owner = |path: &str| fs::metadata(path).unwrap().uid();
+    assert_eq!(owner(&format!("/proc/{}", pids["vmm"])), 4242);
+    let state = root.path().join("run/user/4242/run/vc/sbs/s1");
+    assert_eq!(owner(state.to_str().unwrap()), 4242);
+    node.remove(ID).await.unwrap();
+    assert!(!state.exists() && socket(root.path(), "go-qemu").exists(), "the dead socket stays");
+    node.remove_all().await.unwrap();
 }
 
 #[tokio::test]
