@@ -6,6 +6,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tonic::transport::{Channel, Endpoint};
 
 mod calls;
+mod cgroups;
 mod image;
 mod pods;
 
@@ -38,6 +40,8 @@ pub struct Containerd {
     folder: PathBuf,
     handler: KataHandler,
     channel: Channel,
+    /// Made by pods, removed at the end.
+    cgroups: Mutex<Vec<PathBuf>>,
 }
 
 impl Containerd {
@@ -57,7 +61,7 @@ impl Containerd {
         fs::write(folder.join("config.toml"), config(folder, &handler))?;
         let child = spawn(folder, &handler)?;
         let channel = connect(&folder.join("containerd.sock")).await?;
-        let containerd = Self { child, folder: folder.to_owned(), handler, channel };
+        let containerd = Self { child, folder: folder.to_owned(), handler, channel, cgroups: Mutex::default() };
         containerd.import(&image::make(folder)?)?;
         Ok(containerd)
     }
@@ -102,6 +106,7 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         self.stop();
+        cgroups::remove(&mut self.cgroups.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
