@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tonic::transport::{Channel, Endpoint};
 
 mod calls;
-mod cgroups;
 mod image;
+mod leftovers;
 mod pods;
 
 pub use pods::{ContainerConfig, PodConfig};
@@ -33,7 +33,8 @@ pub enum KataHandler {
     Shim { programs: PathBuf, orders: PathBuf },
 }
 
-/// A running containerd; dropping it ends the daemon. Pods must be removed before: shims live on.
+/// A running containerd; dropping it ends the daemon and the simulated shims of pods that were
+/// not removed. Pods under `runc` must be removed before.
 #[derive(Debug)]
 pub struct Containerd {
     child: Child,
@@ -106,7 +107,9 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         self.stop();
-        cgroups::remove(&mut self.cgroups.lock().unwrap_or_else(PoisonError::into_inner));
+        leftovers::end_shims(&self.bundles());
+        leftovers::unmount_all(&self.folder.join("state"));
+        leftovers::remove_cgroups(&mut self.cgroups.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

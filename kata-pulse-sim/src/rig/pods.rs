@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::PoisonError, time::Instant};
 use prost::Message;
 use tonic::{Code, Status, codegen::http::uri::PathAndQuery};
 
-use super::{Containerd, PATIENCE, PAUSE, calls, cgroups, image};
+use super::{Containerd, PATIENCE, PAUSE, calls, image, leftovers};
 
 /// A pod in the host's network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Containerd {
     pub async fn run_pod(&self, pod: &PodConfig) -> Result<String, Status> {
         let request =
             calls::RunPodSandbox { config: Some(self.pod_sandbox_config(pod)), runtime_handler: pod.handler.clone() };
-        let made = cgroups::missing(&pod.cgroup_parent);
+        let made = leftovers::missing_cgroups(&pod.cgroup_parent);
         self.cgroups.lock().unwrap_or_else(PoisonError::into_inner).extend(made);
         let started = Instant::now();
         loop {
