@@ -1,6 +1,6 @@
 //! containerd's container store: what it knows of every sandbox and container without asking a shim.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, pin::Pin, sync::Arc};
 
 use prost_types::Any;
 use tokio_stream::Stream;
@@ -61,12 +61,12 @@ impl ContainersService {
     }
 }
 
-fn field_of(container: &Container, field: &str) -> Option<String> {
+fn field_of<'a>(container: &'a Container, field: &str) -> Option<Cow<'a, str>> {
     match field {
-        "id" => Some(container.id.clone()),
-        "image" => Some(container.image.clone()),
-        "runtime.name" => container.runtime.as_ref().map(|runtime| runtime.name.clone()),
-        _ => container.labels.get(field.strip_prefix("labels.")?).cloned(),
+        "id" => Some(container.id.as_str().into()),
+        "image" => Some(container.image.as_str().into()),
+        "runtime.name" => container.runtime.as_ref().map(|runtime| runtime.name.as_str().into()),
+        _ => container.labels.get(field.strip_prefix("labels.")?).map(|value| value.as_str().into()),
     }
 }
 

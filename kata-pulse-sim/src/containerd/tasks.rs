@@ -69,8 +69,8 @@ impl Tasks for TasksService {
         let filters = Filters::parse(&request.into_inner().filters)?;
         let wanted = |id: &str| {
             filters.accept(|field| match field {
-                "id" => Some(id.to_owned()),
-                "namespace" => Some(namespace.clone()),
+                "id" => Some(id.into()),
+                "namespace" => Some(namespace.as_str().into()),
                 _ => None,
             })
         };
