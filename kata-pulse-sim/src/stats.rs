@@ -13,8 +13,9 @@ use prost_types::Any;
 use tokio::time::sleep;
 
 use crate::{
+    Fault,
     container::{ContainerLimits, Truth},
-    kind::{Fault, Runtime},
+    kind::Runtime,
     metrics::{Metrics, Reporter},
     node::{Node, Sandbox},
     shim::ShimState,
