@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use kata_pulse_sim::control::ControlServer;
 use kata_pulse_sim::launch::{Processes, simulator};
-use kata_pulse_sim::{CriFlavour, CriServer, Kind, Node, SandboxSpec};
+use kata_pulse_sim::{ContainerSpec, CriFlavour, CriServer, Kind, Node, SandboxSpec};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]

@@ -92,6 +92,7 @@ fn crio_annotations(sandbox: &SandboxSpec, container: Option<&ContainerSpec>) ->
         "io.kubernetes.cri-o.Name": crio_name(sandbox, container),
         "io.kubernetes.cri-o.ImageName": container.map_or(PAUSE_IMAGE, |container| &container.image),
     });
+    annotations["io.kubernetes.cri-o.Labels"] = json!(json!(pod.labels()).to_string());
     if let Some(overhead) = overhead(sandbox) {
         annotations["io.kubernetes.cri-o.PodLinuxOverhead"] = json!(overhead.to_string());
     }

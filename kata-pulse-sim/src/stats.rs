@@ -13,8 +13,8 @@ use prost_types::Any;
 use tokio::time::sleep;
 
 use crate::{
+    Fault,
     container::{ContainerLimits, Truth},
-    fault::Fault,
     kind::Runtime,
     metrics::{Metrics, Reporter},
     node::{Node, Sandbox},
@@ -185,18 +185,18 @@ impl Task {
 }
 
 impl Node {
-    /// Every task on the node, in the order of sandbox ids: the sandbox's own, then those of its running containers.
-    pub(crate) fn tasks(&self) -> Vec<Task> {
+    /// The tasks whose id fits, in the order of sandbox ids: the sandbox's own, then those of its running containers.
+    pub(crate) fn tasks(&self, fits: impl Fn(&str) -> bool) -> Vec<Task> {
         let sandboxes = self.lock();
         // containerd notices at once when a shim ends, and has no task of it any more.
         let alive = sandboxes.values().filter(|sandbox| !sandbox.shim.life.is_cancelled());
-        let of_one = |sandbox: &Sandbox| {
+        let mut tasks = Vec::new();
+        for sandbox in alive {
             let running = sandbox.workload.containers.iter().filter(|container| container.is_running());
-            let mut tasks = vec![Task::of(sandbox, None)];
-            tasks.extend(running.map(|container| Task::of(sandbox, Some(container))));
-            tasks
-        };
-        alive.flat_map(of_one).collect()
+            tasks.extend(fits(&sandbox.spec.id).then(|| Task::of(sandbox, None)));
+            tasks.extend(running.filter(|c| fits(&c.spec.id)).map(|container| Task::of(sandbox, Some(container))));
+        }
+        tasks
     }
 
     /// Counts a request for stats against each stopping sandbox that has an id it is about, ended containers included.

@@ -1,6 +1,6 @@
 //! containerd's container store: what it knows of every sandbox and container without asking a shim.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, pin::Pin, sync::Arc};
 
 use prost_types::Any;
 use tokio_stream::Stream;
@@ -40,32 +40,33 @@ pub(crate) struct ContainersService {
 }
 
 impl ContainersService {
-    fn in_namespace(&self, namespace: &str) -> Vec<Container> {
+    /// Sandboxes and containers whose id fits. Each costs its whole specification.
+    fn in_namespace(&self, namespace: &str, fits: impl Fn(&str) -> bool) -> Vec<Container> {
         let sandboxes = self.node.lock();
-        let of_one = |sandbox: &Sandbox| {
-            let containers = sandbox.workload.containers.iter();
-            let mut found = vec![record(sandbox, None)];
-            found.extend(containers.map(|container| record(sandbox, Some(&container.spec))));
-            found
-        };
-        sandboxes.values().filter(|sandbox| sandbox.spec.namespace() == namespace).flat_map(of_one).collect()
+        let mut found = Vec::new();
+        for sandbox in sandboxes.values().filter(|sandbox| sandbox.spec.namespace() == namespace) {
+            let containers = sandbox.workload.containers.iter().map(|container| &container.spec);
+            found.extend(fits(&sandbox.spec.id).then(|| record(sandbox, None)));
+            found.extend(containers.filter(|container| fits(&container.id)).map(|c| record(sandbox, Some(c))));
+        }
+        found
     }
 
     async fn listed(&self, request: Request<ListContainersRequest>) -> Result<Vec<Container>, Status> {
         let namespace = namespace_of(&request)?;
         let filters = Filters::parse(&request.into_inner().filters)?;
-        let mut found = self.in_namespace(&namespace);
+        let mut found = self.in_namespace(&namespace, |_| true);
         found.retain(|container| filters.accept(|field| field_of(container, field)));
         Ok(found)
     }
 }
 
-fn field_of(container: &Container, field: &str) -> Option<String> {
+fn field_of<'a>(container: &'a Container, field: &str) -> Option<Cow<'a, str>> {
     match field {
-        "id" => Some(container.id.clone()),
-        "image" => Some(container.image.clone()),
-        "runtime.name" => container.runtime.as_ref().map(|runtime| runtime.name.clone()),
-        _ => container.labels.get(field.strip_prefix("labels.")?).cloned(),
+        "id" => Some(container.id.as_str().into()),
+        "image" => Some(container.image.as_str().into()),
+        "runtime.name" => container.runtime.as_ref().map(|runtime| runtime.name.as_str().into()),
+        _ => container.labels.get(field.strip_prefix("labels.")?).map(|value| value.as_str().into()),
     }
 }
 
@@ -108,7 +109,7 @@ impl Containers for ContainersService {
         self.calls.called("Containers.Get").await?;
         let namespace = namespace_of(&request)?;
         let id = request.into_inner().id;
-        let found = self.in_namespace(&namespace).into_iter().find(|container| container.id == id);
+        let found = self.in_namespace(&namespace, |known| known == id).pop();
         let missing = || Status::not_found(format!("container {id:?} in namespace {namespace:?}: not found"));
         Ok(Response::new(GetContainerResponse { container: Some(found.ok_or_else(missing)?) }))
     }

@@ -150,9 +150,9 @@ impl Events for EventsService {
         let filters = Filters::parse(&request.into_inner().filters)?;
         let wanted = move |published: &Published| {
             filters.accept(|field| match field {
-                "namespace" => Some(published.envelope.namespace.clone()),
-                "topic" => Some(published.envelope.topic.clone()),
-                "event.container_id" | "event.id" => Some(published.id.clone()),
+                "namespace" => Some(published.envelope.namespace.as_str().into()),
+                "topic" => Some(published.envelope.topic.as_str().into()),
+                "event.container_id" | "event.id" => Some(published.id.as_str().into()),
                 _ => None,
             })
         };

@@ -1,6 +1,8 @@
 //! containerd's filter language, as far as clients of this API use it: `field op value` with `==`, `!=` and `~=`,
 //! joined with commas; a field alone asks whether it is there. Several filters are alternatives; none is everything.
 
+use std::borrow::Cow;
+
 use regex::Regex;
 use tonic::Status;
 
@@ -24,7 +26,7 @@ impl Filters {
     }
 
     /// `value` looks up a field by its path; keys of labels are part of it, without quotes.
-    pub(super) fn accept(&self, value: impl Fn(&str) -> Option<String>) -> bool {
+    pub(super) fn accept<'a>(&self, value: impl Fn(&str) -> Option<Cow<'a, str>>) -> bool {
         let holds = |(field, test): &(String, Test)| match (value(field), test) {
             (Some(value), Test::Equal(wanted)) => value == *wanted,
             (Some(value), Test::Matches(pattern)) => pattern.is_match(&value),
@@ -125,9 +127,9 @@ mod tests {
     fn check(filters: &[&str], expected: Option<bool>) {
         let filters: Vec<String> = filters.iter().map(|&text| text.to_owned()).collect();
         let value = |field: &str| match field {
-            "id" => Some("abc".to_owned()),
-            "topic" => Some("/tasks/exit".to_owned()),
-            "labels.io.cri-containerd.kind" => Some("sandbox".to_owned()),
+            "id" => Some("abc".into()),
+            "topic" => Some("/tasks/exit".into()),
+            "labels.io.cri-containerd.kind" => Some("sandbox".into()),
             _ => None,
         };
         assert_eq!(Filters::parse(&filters).ok().map(|f| f.accept(value)), expected, "{filters:?}");

@@ -1,5 +1,5 @@
 //! containerd's own services on the socket of its CRI: tasks, containers and events, with containerd's habits.
-//! In: a [`Node`](crate::Node). Out: what an agent could learn without CRI.
+//! In: a [`Node`]. Out: what an agent could learn without CRI.
 
 use std::sync::Arc;
 

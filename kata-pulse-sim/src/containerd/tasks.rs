@@ -29,8 +29,8 @@ pub(crate) struct TasksService {
 }
 
 impl TasksService {
-    fn in_namespace(&self, namespace: &str) -> Vec<Task> {
-        let mut tasks = self.node.tasks();
+    fn in_namespace(&self, namespace: &str, fits: impl Fn(&str) -> bool) -> Vec<Task> {
+        let mut tasks = self.node.tasks(fits);
         tasks.retain(|task| task.namespace == namespace);
         tasks
     }
@@ -47,7 +47,7 @@ impl Tasks for TasksService {
         self.calls.called("Tasks.Get").await?;
         let namespace = namespace_of(&request)?;
         let id = request.into_inner().container_id;
-        let found = self.in_namespace(&namespace).into_iter().find(|task| task.id == id);
+        let found = self.in_namespace(&namespace, |task| task == id).into_iter().next();
         let task = found.ok_or_else(|| Status::not_found(format!("task {id}: not found")))?;
         Ok(Response::new(GetResponse { process: Some(process(&task).await) }))
     }
@@ -56,7 +56,7 @@ impl Tasks for TasksService {
         self.calls.called("Tasks.List").await?;
         let namespace = namespace_of(&request)?;
         let mut tasks = Vec::new();
-        for task in self.in_namespace(&namespace) {
+        for task in self.in_namespace(&namespace, |_| true) {
             tasks.push(process(&task).await);
         }
         Ok(Response::new(ListTasksResponse { tasks }))
@@ -69,14 +69,14 @@ impl Tasks for TasksService {
         let filters = Filters::parse(&request.into_inner().filters)?;
         let wanted = |id: &str| {
             filters.accept(|field| match field {
-                "id" => Some(id.to_owned()),
-                "namespace" => Some(namespace.clone()),
+                "id" => Some(id.into()),
+                "namespace" => Some(namespace.as_str().into()),
                 _ => None,
             })
         };
         self.node.note_stats_of_stopping(wanted);
         let mut metrics = Vec::new();
-        for task in self.in_namespace(&namespace).into_iter().filter(|task| wanted(&task.id)) {
+        for task in self.in_namespace(&namespace, wanted) {
             let now = unix_now_ns();
             if let Ok(data) = task.stats(now).await {
                 metrics.push(Metric { timestamp: Some(timestamp(now)), id: task.id, data });

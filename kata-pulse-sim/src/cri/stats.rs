@@ -104,14 +104,12 @@ impl Service {
         everybody: bool,
     ) -> Result<Vec<ContainerStats>, Status> {
         let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-        let mut tasks = self.node.tasks();
-        tasks.retain(|task| task.namespace == "k8s.io");
+        // An empty list of ids is "no filter" to the task service.
         if !everybody && ids.is_empty() {
-            // The list of ids is empty, which the task service takes for "no filter".
             self.asked_everybody.fetch_add(1, Ordering::Relaxed);
-        } else if !everybody {
-            tasks.retain(|task| ids.contains(task.id.as_str()));
         }
+        let mut tasks = self.node.tasks(|id| everybody || ids.is_empty() || ids.contains(id));
+        tasks.retain(|task| task.namespace == "k8s.io");
         let answers = ask(tasks).await;
         if answers.values().any(|(_, data)| data.is_none()) {
             return Err(Status::unknown("failed to decode container metrics: metrics data is nil"));
@@ -124,8 +122,7 @@ impl Service {
     async fn crio_stats(&self, mut containers: Vec<Container>) -> Result<Vec<ContainerStats>, Status> {
         containers.retain(|container| container.state == RUNNING);
         let ids: BTreeSet<String> = containers.iter().map(|container| container.id.clone()).collect();
-        let mut tasks = self.node.tasks();
-        tasks.retain(|task| ids.contains(&task.id));
+        let tasks = self.node.tasks(|id| ids.contains(id));
         let lock = std::sync::Arc::clone(&self.stats_lock);
         let asking = tokio::spawn(async move {
             let _guard = lock.lock_owned().await;
@@ -155,7 +152,7 @@ impl Service {
         let answer = answers.get(&container.id);
         let known = answer.and_then(|(time, data)| Some((*time, figures(data.as_ref()?)?)));
         ContainerStats {
-            writable_layer: self.writable_layer(&container.id),
+            writable_layer: self.writable_layer(&container),
             attributes: Some(ContainerAttributes {
                 id: container.id,
                 metadata: container.metadata,
@@ -172,13 +169,13 @@ impl Service {
     }
 
     /// CRI-O knows nothing of a VM's layers.
-    fn writable_layer(&self, id: &str) -> Option<FilesystemUsage> {
+    fn writable_layer(&self, container: &Container) -> Option<FilesystemUsage> {
         if self.flavour == CriFlavour::CriO {
             return None;
         }
         let sandboxes = self.node.lock();
-        let mut containers = sandboxes.values().flat_map(|sandbox| &sandbox.workload.containers);
-        let load = &containers.find(|container| container.spec.id == id)?.spec.load;
+        let mut containers = sandboxes.get(&container.pod_sandbox_id)?.workload.containers.iter();
+        let load = &containers.find(|one| one.spec.id == container.id)?.spec.load;
         Some(FilesystemUsage {
             timestamp: unix_now_ns(),
             fs_id: Some(FilesystemIdentifier { mountpoint: SNAPSHOTS.to_owned() }),

@@ -1,5 +1,5 @@
 //! What a shim's Stats answers. In: the [`Truth`] of a container and where it runs. Out: the message of the shim, with
-//! the defects of Kata 4.1. In two steps, as in a real sandbox: [`agent`] is the guest's side, [`go`] and [`rs`] are
+//! the defects of Kata 4.1. In two steps, as in a real sandbox: [`agent`] is the guest's side, `go` and `rs` are
 //! what each shim makes of the guest's answer.
 
 use prost::Message;

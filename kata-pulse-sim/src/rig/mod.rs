@@ -6,6 +6,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 mod calls;
 mod image;
+mod leftovers;
 mod pods;
 
 pub use pods::{ContainerConfig, PodConfig};
@@ -31,13 +33,16 @@ pub enum KataHandler {
     Shim { programs: PathBuf, orders: PathBuf },
 }
 
-/// A running containerd; dropping it ends the daemon. Pods must be removed before: shims live on.
+/// A running containerd; dropping it ends the daemon and the simulated shims of pods that were
+/// not removed. Pods under `runc` must be removed before.
 #[derive(Debug)]
 pub struct Containerd {
     child: Child,
     folder: PathBuf,
     handler: KataHandler,
     channel: Channel,
+    /// Made by pods, removed at the end.
+    cgroups: Mutex<Vec<PathBuf>>,
 }
 
 impl Containerd {
@@ -57,7 +62,7 @@ impl Containerd {
         fs::write(folder.join("config.toml"), config(folder, &handler))?;
         let child = spawn(folder, &handler)?;
         let channel = connect(&folder.join("containerd.sock")).await?;
-        let containerd = Self { child, folder: folder.to_owned(), handler, channel };
+        let containerd = Self { child, folder: folder.to_owned(), handler, channel, cgroups: Mutex::default() };
         containerd.import(&image::make(folder)?)?;
         Ok(containerd)
     }
@@ -102,6 +107,9 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         self.stop();
+        leftovers::end_shims(&self.bundles());
+        leftovers::unmount_all(&self.folder.join("state"));
+        leftovers::remove_cgroups(&mut self.cgroups.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -1,11 +1,11 @@
 //! Pods and containers made and removed through CRI, as kubelet would.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, sync::PoisonError, time::Instant};
 
 use prost::Message;
 use tonic::{Code, Status, codegen::http::uri::PathAndQuery};
 
-use super::{Containerd, PATIENCE, PAUSE, calls, image};
+use super::{Containerd, PATIENCE, PAUSE, calls, image, leftovers};
 
 /// A pod in the host's network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,8 @@ impl Containerd {
     pub async fn run_pod(&self, pod: &PodConfig) -> Result<String, Status> {
         let request =
             calls::RunPodSandbox { config: Some(self.pod_sandbox_config(pod)), runtime_handler: pod.handler.clone() };
+        let made = leftovers::missing_cgroups(&pod.cgroup_parent);
+        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner).extend(made);
         let started = Instant::now();
         loop {
             match self.call::<_, calls::Id>("RunPodSandbox", request.clone()).await {

@@ -233,7 +233,7 @@ impl Tasks {
 
     /// State is answered behind a Stats call that takes long, as in the Go shim.
     pub(super) async fn settled(&self, id: &str) {
-        let task = self.node.tasks().into_iter().find(|task| task.id == id);
+        let task = self.node.tasks(|task| task == id).pop();
         if let Some(task) = task {
             task.state().await;
         }
@@ -279,7 +279,7 @@ impl Tasks {
             (sandbox.spec.host_cgroup, sandbox.spec.guest_cgroup) = (orders.host, orders.guest);
             Ok(())
         })?;
-        let task = self.node.tasks().into_iter().find(|task| task.id == id);
+        let task = self.node.tasks(|task| task == id).pop();
         let task = task.ok_or_else(|| TaskError::NotRunning(id.to_owned()))?;
         let answer = task.stats_noted(unix_now_ns(), || self.note_asked()).await;
         answer.map_err(|_| TaskError::Stats(id.to_owned()))
