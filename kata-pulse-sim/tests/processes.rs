@@ -6,8 +6,10 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::Duration;
 
+use kata_pulse_sim::role::{Helper, ShimProcess, install};
 use kata_pulse_sim::{Burn, Processes, SandboxSpec, Variant};
 use support::{ID, get, node_with, socket, spec};
 
@@ -126,6 +128,34 @@ async fn go_s_jailer_leaves_firecracker_to_init_and_the_other_becomes_it() {
     assert_eq!(number(pids["vmm"], "PPid"), u64::from(pids["shim"]));
     assert!(command_line(pids["vmm"]).ends_with("--api-sock /run//fc.sock "));
     rs.remove(ID).await.unwrap();
+}
+
+#[test]
+fn any_program_and_a_role_by_hand_end_with_the_shim_that_started_them() {
+    let root = tempfile::tempdir().unwrap();
+    let simulator = Path::new(env!("CARGO_BIN_EXE_kata-pulse-sim"));
+    let program = install(simulator, root.path(), "containerd-shim-kata-v2").unwrap();
+    let virtiofsd = install(simulator, root.path(), "virtiofsd").unwrap();
+    let helpers = [
+        Helper { role: "vmm".to_owned(), program: "/bin/sleep".into(), arguments: vec!["600".to_owned()] },
+        Helper { role: "virtiofsd".to_owned(), program: virtiofsd, arguments: vec!["--fd=3".to_owned()] },
+    ];
+    let shim = ShimProcess::start(&program, ID, &helpers).unwrap();
+    let (vmm, files) = (shim.helpers["vmm"], shim.helpers["virtiofsd"]);
+    assert_eq!((number(vmm, "PPid"), number(files, "PPid")), (u64::from(shim.pid()), u64::from(shim.pid())));
+    let ends: Vec<_> = [vmm, files]
+        .into_iter()
+        .map(|pid| {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+        })
+        .collect();
+    shim.stop().unwrap();
+    for end in &ends {
+        let mut waited = [rustix::event::PollFd::new(end, rustix::event::PollFlags::IN)];
+        let minute = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut waited, Some(&minute)).unwrap(), 1);
+    }
 }
 
 #[tokio::test]
