@@ -1,91 +1,23 @@
-//! The runtime's side of the simulator, asked as an agent would ask it.
+//! The simulator's CRI, asked as an agent would ask it.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{path::Path, sync::Arc, time::Duration};
+mod runtime;
+
+use std::time::Duration;
 
 use kata_pulse_sim::{
-    CgroupDriver, CgroupMode, ContainerSpec, CriFlavour, CriServer, Kind, Metrics, Node, Reporter, Runtime, SECRET,
-    SandboxSpec, StatsFault, Vmm,
-    containerd::proto::{
-        containers::{GetContainerRequest, ListContainersRequest as Filtered, containers_client::ContainersClient},
-        events::{SubscribeRequest, events_client::EventsClient},
-        tasks::{GetRequest, ListTasksRequest, MetricsRequest, tasks_client::TasksClient},
-    },
-    cri::proto::{runtime_service_client::RuntimeServiceClient, *},
+    CgroupDriver, CriFlavour, Kind, Runtime, SECRET, StatsFault, Vmm, containerd::proto::tasks::MetricsRequest,
+    cri::proto::*,
 };
-use tonic::{
-    Code, Request,
-    transport::{Channel, Endpoint},
+use runtime::{GO, RS, Rig, k8s, rig, spec};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
 };
+use tonic::{Code, Request};
 
-struct Rig {
-    node: Arc<Node>,
-    server: CriServer,
-    channel: Channel,
-    _root: tempfile::TempDir,
-}
-
-const GO: Kind = Kind::new(Runtime::Go, Vmm::Qemu);
-const RS: Kind = Kind::new(Runtime::Rs, Vmm::Dragonball);
-
-/// Short ids: a socket's path has at most 107 bytes.
-fn spec(n: u64, kind: Kind) -> SandboxSpec {
-    let mut spec = SandboxSpec::numbered(n, kind);
-    spec.id = format!("sandbox{n}");
-    spec
-}
-
-async fn rig(flavour: CriFlavour, specs: Vec<SandboxSpec>) -> Rig {
-    let root = tempfile::tempdir().unwrap();
-    let node = Arc::new(Node::new(root.path()));
-    for spec in specs {
-        node.create(spec).await.unwrap();
-    }
-    let socket = root.path().join("cri.sock");
-    let server = CriServer::start(Arc::clone(&node), &socket, flavour).unwrap();
-    Rig { node, server, channel: connect(&socket).await, _root: root }
-}
-
-async fn connect(socket: &Path) -> Channel {
-    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
-}
-
-fn k8s<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
-    request
-}
-
-impl Rig {
-    fn cri(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone())
-    }
-
-    fn tasks(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.channel.clone())
-    }
-
-    async fn containers(&self, filter: ContainerFilter) -> Vec<kata_pulse_sim::cri::proto::Container> {
-        self.cri()
-            .list_containers(ListContainersRequest { filter: Some(filter) })
-            .await
-            .unwrap()
-            .into_inner()
-            .containers
-    }
-
-    async fn stats(&self, pod: &str) -> Result<Vec<ContainerStats>, tonic::Status> {
-        let filter = ContainerStatsFilter { pod_sandbox_id: pod.into(), ..Default::default() };
-        let request = ListContainerStatsRequest { filter: Some(filter) };
-        Ok(self.cri().list_container_stats(request).await?.into_inner().stats)
-    }
-
-    /// Ids with the types of their messages.
-    async fn metrics(&self, filters: &[&str]) -> Vec<(String, String)> {
-        let filters = filters.iter().map(|&filter| filter.to_owned()).collect();
-        let answer = self.tasks().metrics(k8s(MetricsRequest { filters })).await.unwrap().into_inner();
-        answer.metrics.into_iter().map(|m| (m.id, m.data.map(|data| data.type_url).unwrap_or_default())).collect()
-    }
+async fn containers(rig: &Rig, filter: ContainerFilter) -> Vec<Container> {
+    rig.cri().list_containers(ListContainersRequest { filter: Some(filter) }).await.unwrap().into_inner().containers
 }
 
 #[tokio::test]
@@ -94,15 +26,14 @@ async fn a_restarted_container_has_a_new_id_and_the_old_one_has_ended() {
     let first = rig.node.containers("sandbox1").unwrap().remove(0).spec.id;
     let second = rig.node.restart_container("sandbox1", "app").unwrap();
     let pod = ContainerFilter { pod_sandbox_id: "sandbox1".into(), ..Default::default() };
-    let listed = rig.containers(pod.clone()).await;
-    let attempts =
-        |c: &kata_pulse_sim::cri::proto::Container| (c.id.clone(), c.state, c.metadata.clone().unwrap().attempt);
+    let listed = containers(&rig, pod.clone()).await;
+    let attempts = |c: &Container| (c.id.clone(), c.state, c.metadata.clone().unwrap().attempt);
     assert_eq!(listed.iter().map(attempts).collect::<Vec<_>>(), [(first, 2, 0), (second.clone(), 1, 1)]);
     rig.node.forget_exited("sandbox1").unwrap();
-    assert_eq!(rig.containers(pod).await.len(), 1);
+    assert_eq!(containers(&rig, pod).await.len(), 1);
     let running = ContainerStateValue { state: 1 };
     let filter = ContainerFilter { id: second[..12].into(), state: Some(running), ..Default::default() };
-    assert_eq!(rig.containers(filter).await[0].id, second);
+    assert_eq!(containers(&rig, filter).await[0].id, second);
 }
 
 #[tokio::test]
@@ -227,110 +158,6 @@ async fn a_hung_shim_costs_the_callers_deadline_and_in_cri_o_everybodys() {
 }
 
 #[tokio::test]
-async fn tasks_include_the_sandboxs_own_and_say_what_each_shim_says() {
-    let mut old_host = spec(2, GO);
-    old_host.host_cgroup = CgroupMode::V1;
-    let rig = rig(CriFlavour::Containerd, vec![spec(1, GO), old_host, spec(3, RS)]).await;
-    let all = rig.metrics(&[]).await;
-    assert_eq!(all.len(), 6);
-    let type_of = |id: &str| all.iter().find(|(found, _)| found == id).unwrap().1.as_str();
-    assert_eq!(type_of("sandbox1"), "io.containerd.cgroups.v2.Metrics");
-    assert_eq!(type_of("sandbox2"), "io.containerd.cgroups.v1.Metrics");
-    assert_eq!(type_of("sandbox3"), "io.containerd.cgroups.v1.Metrics");
-    let container = rig.node.containers("sandbox1").unwrap().remove(0);
-    let two = rig.metrics(&["id==sandbox3", &format!("id=={}", container.spec.id)]).await;
-    assert_eq!(two.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), [&container.spec.id, "sandbox3"]);
-    assert!(rig.metrics(&["id==nobody"]).await.is_empty());
-
-    let filters = vec![format!("id=={}", container.spec.id)];
-    let metric = rig.tasks().metrics(k8s(MetricsRequest { filters })).await.unwrap().into_inner().metrics.remove(0);
-    let time = metric.timestamp.unwrap();
-    let truth = container.truth_at(time.seconds * 1_000_000_000 + i64::from(time.nanos));
-    let reporter = Reporter { runtime: Runtime::Go, guest: CgroupMode::V2, host: CgroupMode::V2 };
-    assert_eq!(metric.data, Some(Metrics::report(reporter, &truth, &container.spec.limits).to_any()));
-}
-
-#[tokio::test]
-async fn tasks_need_a_namespace_and_correct_filters() {
-    let rig = rig(CriFlavour::Containerd, vec![spec(1, GO)]).await;
-    let status = rig.tasks().metrics(MetricsRequest { filters: vec![] }).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Unknown, "namespace is required: failed precondition"));
-    let wrong = MetricsRequest { filters: vec!["id=x".into()] };
-    assert!(rig.tasks().metrics(k8s(wrong)).await.unwrap_err().message().starts_with("filters: parse error"));
-    let known = GetRequest { container_id: "sandbox1".into(), ..Default::default() };
-    let process = rig.tasks().get(k8s(known)).await.unwrap().into_inner().process.unwrap();
-    assert_eq!((process.container_id.as_str(), process.id.as_str(), process.status), ("", "sandbox1", 2));
-    let unknown = GetRequest { container_id: "x".into(), ..Default::default() };
-    assert_eq!(rig.tasks().get(k8s(unknown)).await.unwrap_err().code(), Code::NotFound);
-    let listed = rig.tasks().list(k8s(ListTasksRequest::default())).await.unwrap().into_inner().tasks;
-    assert_eq!(listed.len(), 2);
-}
-
-#[tokio::test]
-async fn the_container_store_knows_images_runtimes_and_specifications() {
-    let rig = rig(CriFlavour::Containerd, vec![spec(1, GO)]).await;
-    let mut store = ContainersClient::new(rig.channel.clone());
-    let id = rig.node.containers("sandbox1").unwrap().remove(0).spec.id;
-    let found = store.get(k8s(GetContainerRequest { id: id.clone() })).await.unwrap().into_inner().container.unwrap();
-    assert_eq!(
-        (found.image.as_str(), found.runtime.unwrap().name.as_str()),
-        ("docker.io/library/app:1", "io.containerd.kata.v2",)
-    );
-    let spec: serde_json::Value = serde_json::from_slice(&found.spec.unwrap().value).unwrap();
-    assert_eq!(spec["annotations"]["io.kubernetes.cri.sandbox-id"], "sandbox1");
-    let sandboxes = vec!["labels.\"io.cri-containerd.kind\"==sandbox".to_owned()];
-    let listed = store.list(k8s(Filtered { filters: sandboxes })).await.unwrap().into_inner().containers;
-    assert_eq!(listed.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["sandbox1"]);
-    let by_runtime = Filtered { filters: vec!["runtime.name~=kata".to_owned()] };
-    let mut stream = store.list_stream(k8s(by_runtime)).await.unwrap().into_inner();
-    let mut ids = Vec::new();
-    while let Some(message) = stream.message().await.unwrap() {
-        ids.push(message.container.unwrap().id);
-    }
-    assert_eq!(ids, ["sandbox1".to_owned(), id]);
-}
-
-#[tokio::test]
-async fn events_tell_of_sandboxes_and_containers_as_they_come_and_go() {
-    let rig = rig(CriFlavour::Containerd, vec![]).await;
-    let mut client = EventsClient::new(rig.channel.clone());
-    let filters = vec!["namespace==k8s.io,topic~=\"^/(tasks|containers)/\"".to_owned()];
-    // Not answered before there is an event.
-    let subscription = tokio::spawn(async move { client.subscribe(SubscribeRequest { filters }).await });
-    while rig.server.calls("Events.Subscribe") == 0 {
-        tokio::task::yield_now().await;
-    }
-    rig.node.create(spec(1, RS)).await.unwrap();
-    let mut stream = subscription.await.unwrap().unwrap().into_inner();
-    rig.node.add_container("sandbox1", ContainerSpec::named("sandbox1", "side")).unwrap();
-    rig.node.oom_container("sandbox1", "side").unwrap();
-    rig.node.remove("sandbox1").await.unwrap();
-    let mut topics = Vec::new();
-    while topics.iter().filter(|topic| *topic == "/containers/delete").count() < 3 {
-        topics.push(stream.message().await.unwrap().unwrap().topic);
-    }
-    let start = ["/containers/create", "/tasks/create", "/tasks/start"];
-    let exit = ["/tasks/exit", "/tasks/delete"];
-    let expected = [&start[..], &start, &start, &["/tasks/oom"], &exit, &exit, &exit, &["/containers/delete"; 3]];
-    assert_eq!(topics, expected.concat());
-}
-
-#[tokio::test]
-async fn asking_a_stopping_sandbox_is_counted() {
-    let rig = rig(CriFlavour::Containerd, vec![spec(1, GO), spec(2, GO)]).await;
-    let id = rig.node.containers("sandbox1").unwrap().remove(0).spec.id;
-    rig.node.stop_sandbox("sandbox1").unwrap();
-    rig.stats("sandbox2").await.unwrap();
-    assert_eq!(rig.node.stats_calls_while_stopping("sandbox1").unwrap(), 0);
-    rig.stats("sandbox1").await.unwrap();
-    rig.metrics(&[&format!("id=={id}")]).await;
-    rig.metrics(&[]).await;
-    assert_eq!(rig.node.stats_calls_while_stopping("sandbox1").unwrap(), 3);
-    let pods = rig.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-    assert_eq!(pods.iter().map(|pod| pod.state).collect::<Vec<_>>(), [1, 0]);
-}
-
-#[tokio::test]
 async fn cri_o_names_no_handler_and_has_no_containerd_services() {
     let rig = rig(CriFlavour::CriO, vec![spec(1, GO)]).await;
     let pods = rig.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
@@ -339,4 +166,44 @@ async fn cri_o_names_no_handler_and_has_no_containerd_services() {
         ("", "POD")
     );
     assert_eq!(rig.tasks().metrics(k8s(MetricsRequest::default())).await.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn the_stats_of_one_container_fail_where_it_does_not_run() {
+    let rig = rig(CriFlavour::Containerd, vec![spec(1, GO)]).await;
+    let container_id = rig.node.containers("sandbox1").unwrap().remove(0).spec.id;
+    let request = ContainerStatsRequest { container_id };
+    let stats = rig.cri().container_stats(request.clone()).await.unwrap().into_inner().stats.unwrap();
+    assert_eq!(stats.attributes.unwrap().metadata.unwrap().name, "app");
+    rig.node.stop_container("sandbox1", "app", 0).unwrap();
+    let error = rig.cri().container_stats(request).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (Code::Unknown, "unexpected metrics response: []"));
+    let unknown = ContainerStatsRequest { container_id: "x".into() };
+    assert_eq!(rig.cri().container_stats(unknown).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_dead_shim_is_a_pod_not_ready_with_containers_that_ended() {
+    let killed_by_get = Kind::new(Runtime::Rs, Vmm::Qemu);
+    let rig = rig(CriFlavour::Containerd, vec![spec(1, killed_by_get)]).await;
+    let socket = rig.node.sandbox_dir(Runtime::Rs, "sandbox1").join("shim-monitor.sock");
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    let pods = rig.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    assert_eq!(pods[0].state, 1);
+    assert_eq!(containers(&rig, ContainerFilter::default()).await[0].state, 2);
+    assert!(rig.metrics(&[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_sandbox_made_by_hand_is_unknown_to_cri() {
+    let mut by_hand = spec(1, GO);
+    by_hand.pod = None;
+    let rig = rig(CriFlavour::Containerd, vec![by_hand]).await;
+    assert!(containers(&rig, ContainerFilter::default()).await.is_empty());
+    assert!(rig.metrics(&[]).await.is_empty(), "it is in another namespace of containerd");
+    let mut request = k8s(MetricsRequest::default());
+    request.metadata_mut().insert("containerd-namespace", "default".parse().unwrap());
+    assert_eq!(rig.tasks().metrics(request).await.unwrap().into_inner().metrics.len(), 2);
 }

@@ -1,6 +1,5 @@
 //! Debian's real containerd with CRI pods whose runtime handler is `kata`: names appear on the page, survive a restart
 //! of containerd, and disappear with their pod.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod support;
 
