@@ -176,7 +176,7 @@ fn memory_of_0_is_unknown() {
     let memory = v2::MemoryStat { usage: 0, max_usage: 0, ..memory_v2(UNLIMITED_V2) };
     let old = TaskContext { version: Some(Version::new(3, 8, 0)), ..GO };
     for context in [old, GO] {
-        let message = v2::Metrics { memory: Some(memory.clone()), ..Default::default() };
+        let message = v2::Metrics { memory: Some(memory), ..Default::default() };
         let memory = stats(v2(message), context).memory;
         assert_eq!((memory.usage_bytes, memory.working_set_bytes), (None, None), "{context:?}");
     }

@@ -17,7 +17,6 @@ use super::Door;
 use crate::sandbox::SourceState;
 
 mod proto {
-    #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("grpc");
 }
 

@@ -1,5 +1,6 @@
 //! The messages that `build.rs` compiled from `proto/`.
 #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
+#![expect(clippy::enum_variant_names, reason = "the interface's names")]
 
 pub(in crate::collect) mod cri {
     tonic::include_proto!("runtime.v1");

@@ -4,13 +4,11 @@ use crate::sandbox::ContainerId;
 
 pub mod v1 {
     //! `io.containerd.cgroups.v1.Metrics`: nanoseconds and bytes.
-    #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("io.containerd.cgroups.v1");
 }
 
 pub mod v2 {
     //! `io.containerd.cgroups.v2.Metrics`: microseconds and bytes.
-    #![expect(clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("io.containerd.cgroups.v2");
 }
 
