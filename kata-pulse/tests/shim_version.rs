@@ -1,16 +1,18 @@
 //! Which release a shim is, told by the configured program itself: a real program that runs as a real shim would.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kata_pulse::config::HostPaths;
 use kata_pulse::discover::process::read_stat;
 use kata_pulse::discover::shim_version::{self, Told};
-use kata_pulse::sandbox::{Pid, Process, ProcessRole, Runtime, Sandbox, SandboxId, SandboxState, Snapshot, Version};
+use kata_pulse::registry::Registry;
+use kata_pulse::sandbox::{
+    Appeared, Change, DiscoveryEvent, EventSource, Pid, Process, ProcessFound, ProcessRole, Runtime, SandboxId, Version,
+};
 use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,7 +44,7 @@ fn main() {
 struct Lab {
     folder: PathBuf,
     children: Vec<Child>,
-    sandboxes: BTreeMap<SandboxId, Arc<Sandbox>>,
+    registry: Registry,
     configured: Vec<PathBuf>,
 }
 
@@ -54,7 +56,7 @@ impl Lab {
         std::fs::write(folder.join("shim.rs"), SOURCE).unwrap();
         let compiled = Command::new("rustc").args(["shim.rs", "-o", "shim"]).current_dir(&folder).status().unwrap();
         assert!(compiled.success());
-        Self { folder, children: Vec::new(), sandboxes: BTreeMap::new(), configured: Vec::new() }
+        Self { folder, children: Vec::new(), registry: Registry::default(), configured: Vec::new() }
     }
 
     fn program(&self, folder: &Path) -> PathBuf {
@@ -72,24 +74,21 @@ impl Lab {
         self.children.push(child);
         let (_, start_ticks) = read_stat(&HostPaths::default(), pid).unwrap();
         let id = SandboxId::parse(id).unwrap();
-        let sandbox = Sandbox {
+        let appeared = Appeared {
             id: id.clone(),
-            directory: "/nowhere".into(),
-            directory_inode: 1,
+            directory: "/x".into(),
+            inode: 1,
             runtime: Some(runtime),
-            vmm: None,
-            vmm_from_state: None,
-            vmm_from_process: None,
-            state: SandboxState::Running,
-            has_socket: true,
-            processes: vec![Process { role: ProcessRole::Shim, pid, start_ticks }],
-            shim_version: None,
-            agent_address: None,
             created_unix_ms: None,
-            containers: Vec::new(),
-            identity: None,
         };
-        self.sandboxes.insert(id, Arc::new(sandbox));
+        let process = Process { role: ProcessRole::Shim, pid, start_ticks };
+        let found = ProcessFound { process, vmm: None, runtime: None, version: None };
+        let events = [Change::Appeared(appeared), Change::ProcessStarted(id, found)].map(|change| DiscoveryEvent {
+            source: EventSource::Scan,
+            at_boot: None,
+            change,
+        });
+        self.registry.apply(&events, Instant::now());
     }
 
     fn runs(&self, folder: &str) -> usize {
@@ -99,14 +98,16 @@ impl Lab {
     /// What is told before the one sandbox `last`, which is asked for after all others.
     async fn told_until(&self, last: &str) -> Vec<Told> {
         let (_configured, configured) = watch::channel(Arc::from(self.configured.clone()));
-        let snapshot: Snapshot = Arc::new(self.sandboxes.clone());
-        let (_snapshots, snapshots) = watch::channel(snapshot);
         let (sender, mut receiver) = mpsc::channel(64);
-        let running = tokio::spawn(shim_version::run(HostPaths::default(), configured, snapshots, sender));
+        let running =
+            tokio::spawn(shim_version::run(HostPaths::default(), configured, self.registry.subscribe(), sender));
         let mut all = Vec::new();
         while all.last().is_none_or(|told: &Told| told.sandbox.as_str() != last) {
             let told = tokio::time::timeout(PATIENCE, receiver.recv()).await;
-            all.push(told.expect("the last one was never told").unwrap());
+            let told = told.expect("the last one was never told").unwrap();
+            self.registry.shim_told(&told.sandbox, &told.shim, told.version, Instant::now());
+            assert_eq!(self.registry.snapshot()[&told.sandbox].shim_version, Some(told.version));
+            all.push(told);
         }
         running.abort();
         all
