@@ -1,11 +1,16 @@
 //! Which release a shim is, told by the configured program itself: a real program that runs as a real shim would.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "support/crowded.rs"]
+mod crowded;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crowded::Crowded;
 use kata_pulse::config::HostPaths;
 use kata_pulse::discover::process::read_stat;
 use kata_pulse::discover::shim_version::{self, Told};
@@ -13,9 +18,9 @@ use kata_pulse::registry::Registry;
 use kata_pulse::sandbox::{
     Appeared, Change, DiscoveryEvent, EventSource, Pid, Process, ProcessFound, ProcessRole, Runtime, SandboxId, Version,
 };
+use support::{Agent, PATIENCE};
 use tokio::sync::{mpsc, watch};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const NAME: &str = "containerd-shim-kata-v2";
 /// What it does is told by the folder it lies in. It counts its runs there.
 const SOURCE: &str = r#"
@@ -181,4 +186,24 @@ async fn one_that_hangs_floods_fails_or_contradicts_is_unknown_and_stays_nowhere
         text.contains(lab.folder.to_str().unwrap()) && text.contains("--version")
     });
     assert_eq!(left.count(), 0, "a program that was asked still runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_shows_what_the_runtimes_shim_tells() {
+    let mut lab = Lab::new("agent");
+    let program = lab.program(&lab.folder.join("rs"));
+    let (root, id) = (support::root(), format!("{:064x}", 0x7a7a_0009));
+    std::fs::create_dir_all(root.join("run/kata").join(&id)).unwrap();
+    lab.sandbox(&id, &program, Runtime::Rust);
+    let handler = serde_json::json!({"runtimeType": "io.containerd.kata.v2", "runtimePath": program});
+    let config = serde_json::json!({"containerd": {"defaultRuntimeName": "kata", "runtimes": {"kata": handler}}});
+    let _runtime = Crowded::start(&root.join("cri.sock"), &config.to_string());
+    let agent = Agent::start(&root, &["--ebpf", "off"]);
+    let told = |page: &str| {
+        let mut lines = page.lines().filter(|line| line.starts_with("kata_sandbox_info{") && line.contains(&id));
+        lines.any(|line| line.contains("shim_version=\"4.1.0\"") && line.contains("runtime_handler=\"kata\""))
+    };
+    agent.until("the shim's version and the default handler", told).await;
+    assert_eq!(lab.runs("rs"), 1);
+    std::fs::remove_dir_all(&root).unwrap();
 }
