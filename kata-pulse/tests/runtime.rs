@@ -15,7 +15,7 @@ use kata_pulse::collect::cri::{self, CriUpdate, Handlers};
 use kata_pulse::registry::Registry;
 use kata_pulse::sandbox::{Appeared, Change, DiscoveryEvent, EventSource, Identity, Runtime, SandboxId, SourceState};
 use kata_pulse_sim::{CriFault, CriFlavour, CriServer, Node, SandboxSpec};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,7 +36,8 @@ impl Naming {
         std::fs::create_dir_all(&root).unwrap();
         let registry = Registry::default();
         let (sender, updates) = mpsc::channel(4);
-        tokio::spawn(cri::run(Some(root.join("cri.sock")), registry.subscribe(), sender));
+        let (connected, _) = watch::channel(None);
+        tokio::spawn(cri::run(Some(root.join("cri.sock")), registry.subscribe(), sender, connected));
         let naming = Self { root, registry, updates, handlers: None };
         ids.iter().for_each(|id| naming.appear(id));
         naming

@@ -1,19 +1,26 @@
 //! Which release a shim is, told by the configured program itself: a real program that runs as a real shim would.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::collections::BTreeMap;
+#[path = "support/crowded.rs"]
+mod crowded;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
+use crowded::Crowded;
 use kata_pulse::config::HostPaths;
 use kata_pulse::discover::process::read_stat;
 use kata_pulse::discover::shim_version::{self, Told};
-use kata_pulse::sandbox::{Pid, Process, ProcessRole, Runtime, Sandbox, SandboxId, SandboxState, Snapshot, Version};
+use kata_pulse::registry::Registry;
+use kata_pulse::sandbox::{
+    Appeared, Change, DiscoveryEvent, EventSource, Pid, Process, ProcessFound, ProcessRole, Runtime, SandboxId, Version,
+};
+use support::{Agent, PATIENCE};
 use tokio::sync::{mpsc, watch};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const NAME: &str = "containerd-shim-kata-v2";
 /// What it does is told by the folder it lies in. It counts its runs there.
 const SOURCE: &str = r#"
@@ -42,7 +49,7 @@ fn main() {
 struct Lab {
     folder: PathBuf,
     children: Vec<Child>,
-    sandboxes: BTreeMap<SandboxId, Arc<Sandbox>>,
+    registry: Registry,
     configured: Vec<PathBuf>,
 }
 
@@ -54,7 +61,7 @@ impl Lab {
         std::fs::write(folder.join("shim.rs"), SOURCE).unwrap();
         let compiled = Command::new("rustc").args(["shim.rs", "-o", "shim"]).current_dir(&folder).status().unwrap();
         assert!(compiled.success());
-        Self { folder, children: Vec::new(), sandboxes: BTreeMap::new(), configured: Vec::new() }
+        Self { folder, children: Vec::new(), registry: Registry::default(), configured: Vec::new() }
     }
 
     fn program(&self, folder: &Path) -> PathBuf {
@@ -72,24 +79,21 @@ impl Lab {
         self.children.push(child);
         let (_, start_ticks) = read_stat(&HostPaths::default(), pid).unwrap();
         let id = SandboxId::parse(id).unwrap();
-        let sandbox = Sandbox {
+        let appeared = Appeared {
             id: id.clone(),
-            directory: "/nowhere".into(),
-            directory_inode: 1,
+            directory: "/x".into(),
+            inode: 1,
             runtime: Some(runtime),
-            vmm: None,
-            vmm_from_state: None,
-            vmm_from_process: None,
-            state: SandboxState::Running,
-            has_socket: true,
-            processes: vec![Process { role: ProcessRole::Shim, pid, start_ticks }],
-            shim_version: None,
-            agent_address: None,
             created_unix_ms: None,
-            containers: Vec::new(),
-            identity: None,
         };
-        self.sandboxes.insert(id, Arc::new(sandbox));
+        let process = Process { role: ProcessRole::Shim, pid, start_ticks };
+        let found = ProcessFound { process, vmm: None, runtime: None, version: None };
+        let events = [Change::Appeared(appeared), Change::ProcessStarted(id, found)].map(|change| DiscoveryEvent {
+            source: EventSource::Scan,
+            at_boot: None,
+            change,
+        });
+        self.registry.apply(&events, Instant::now());
     }
 
     fn runs(&self, folder: &str) -> usize {
@@ -99,14 +103,16 @@ impl Lab {
     /// What is told before the one sandbox `last`, which is asked for after all others.
     async fn told_until(&self, last: &str) -> Vec<Told> {
         let (_configured, configured) = watch::channel(Arc::from(self.configured.clone()));
-        let snapshot: Snapshot = Arc::new(self.sandboxes.clone());
-        let (_snapshots, snapshots) = watch::channel(snapshot);
         let (sender, mut receiver) = mpsc::channel(64);
-        let running = tokio::spawn(shim_version::run(HostPaths::default(), configured, snapshots, sender));
+        let running =
+            tokio::spawn(shim_version::run(HostPaths::default(), configured, self.registry.subscribe(), sender));
         let mut all = Vec::new();
         while all.last().is_none_or(|told: &Told| told.sandbox.as_str() != last) {
             let told = tokio::time::timeout(PATIENCE, receiver.recv()).await;
-            all.push(told.expect("the last one was never told").unwrap());
+            let told = told.expect("the last one was never told").unwrap();
+            self.registry.shim_told(&told.sandbox, &told.shim, told.version, Instant::now());
+            assert_eq!(self.registry.snapshot()[&told.sandbox].shim_version, Some(told.version));
+            all.push(told);
         }
         running.abort();
         all
@@ -180,4 +186,24 @@ async fn one_that_hangs_floods_fails_or_contradicts_is_unknown_and_stays_nowhere
         text.contains(lab.folder.to_str().unwrap()) && text.contains("--version")
     });
     assert_eq!(left.count(), 0, "a program that was asked still runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_shows_what_the_runtimes_shim_tells() {
+    let mut lab = Lab::new("agent");
+    let program = lab.program(&lab.folder.join("rs"));
+    let (root, id) = (support::root(), format!("{:064x}", 0x7a7a_0009));
+    std::fs::create_dir_all(root.join("run/kata").join(&id)).unwrap();
+    lab.sandbox(&id, &program, Runtime::Rust);
+    let handler = serde_json::json!({"runtimeType": "io.containerd.kata.v2", "runtimePath": program});
+    let config = serde_json::json!({"containerd": {"defaultRuntimeName": "kata", "runtimes": {"kata": handler}}});
+    let _runtime = Crowded::start(&root.join("cri.sock"), &config.to_string());
+    let agent = Agent::start(&root, &["--ebpf", "off"]);
+    let told = |page: &str| {
+        let mut lines = page.lines().filter(|line| line.starts_with("kata_sandbox_info{") && line.contains(&id));
+        lines.any(|line| line.contains("shim_version=\"4.1.0\"") && line.contains("runtime_handler=\"kata\""))
+    };
+    agent.until("the shim's version and the default handler", told).await;
+    assert_eq!(lab.runs("rs"), 1);
+    std::fs::remove_dir_all(&root).unwrap();
 }

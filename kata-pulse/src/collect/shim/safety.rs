@@ -88,6 +88,7 @@ pub fn vmm_of_address(address: &str) -> Option<Vmm> {
     match scheme {
         "vsock" => path.parse::<u64>().is_ok().then_some(Vmm::Qemu),
         "remote" => path.starts_with('/').then_some(Vmm::Remote),
+        "hvsock" if !path.starts_with('/') => None,
         "hvsock" if ends("/ch-vm.sock") => Some(Vmm::CloudHypervisor),
         "hvsock" if ends("/vsock.sock") => Some(Vmm::OpenVmm),
         "hvsock" if ends("/kata.hvsock") => Some(hvsock_owner(path)),
@@ -205,7 +206,7 @@ mod tests {
             assert_eq!(vmm_of_address(address), Some(vmm), "{address}");
             assert!(is_address(address));
         }
-        for none in ["", ":1024", "\n", "vsock://:1024"] {
+        for none in ["hvsock://:1024::M/kata.hvsock", "", ":1024", "\n", "vsock://:1024"] {
             assert!(!is_address(none) && vmm_of_address(none).is_none(), "{none:?}");
         }
     }
