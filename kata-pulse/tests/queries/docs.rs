@@ -29,7 +29,7 @@ pub fn unmarked() -> usize {
     page().matches("\n```").count() / 2 - names().len()
 }
 
-fn page() -> String {
+pub fn page() -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/prometheus.md");
     std::fs::read_to_string(file).unwrap()
 }

@@ -63,6 +63,19 @@ pub fn cpu_and_memory(page: &mut Page, of: &Standard<'_>, cpu_seconds: f64, work
     page.gauge("container_memory_usage_bytes", &of.with(""), working_set * 1.25);
 }
 
+/// What is known of how memory is used.
+pub fn memory_by_use(page: &mut Page, labels: &str, container: &Container) {
+    for (family, value) in [
+        ("container_memory_rss", container.rss),
+        ("container_memory_cache", container.cache),
+        ("container_memory_swap", container.swap),
+    ] {
+        if let Some(value) = value {
+            page.gauge(family, labels, value);
+        }
+    }
+}
+
 /// A workload container as cAdvisor shows one, and as the agent does.
 pub fn workload(page: &mut Page, pod: &Pod, container: &Container, life: &Life, now: f64) {
     let (image, id) = (container.image(), pod.container_path(&life.id));
@@ -76,15 +89,7 @@ pub fn workload(page: &mut Page, pod: &Pod, container: &Container, life: &Life, 
     };
     let age = now - life.from;
     cpu_and_memory(page, &of, container.cpu * age, container.working_set);
-    for (family, value) in [
-        ("container_memory_rss", container.rss),
-        ("container_memory_cache", container.cache),
-        ("container_memory_swap", container.swap),
-    ] {
-        if let Some(value) = value {
-            page.gauge(family, &of.with(""), value);
-        }
-    }
+    memory_by_use(page, &of.with(""), container);
     if let Some(throttle) = container.throttle {
         page.counter("container_cpu_cfs_periods_total", &of.with(""), throttle.periods * age);
         page.counter("container_cpu_cfs_throttled_periods_total", &of.with(""), throttle.throttled * age);

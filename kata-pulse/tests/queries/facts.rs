@@ -26,7 +26,7 @@ pub struct View {
 
 /// Measures that do not grow.
 pub fn is_gauge(measure: &str) -> bool {
-    !matches!(measure, "cpu" | "throttled" | "periods" | "cpu_and_pod_row" | "pod_row_cpu" | "reads" | "writes")
+    !matches!(measure, "cpu" | "throttled" | "periods" | "cpu_and_pod_row" | "guest_cpu" | "reads" | "writes")
         && !measure.ends_with("_bytes")
         && !measure.starts_with("rx_")
         && !measure.starts_with("tx_")
@@ -46,7 +46,8 @@ pub fn things(world: &World, view: View, now: f64) -> Vec<Thing> {
         things.push(pod_row(pod));
         things.push(pod_of(pod));
         if view.agents_pods && pod.runtime.is_kata() {
-            things.push(pod_row(pod));
+            let measures = BTreeMap::from([("cpu_and_pod_row", pod.guest.cpu)]);
+            things.push(Thing { measures, ..pod_row(pod) });
         }
         things.extend(pod.interfaces.iter().map(|interface| interface_of(pod, interface)));
         things.extend(pod.containers.iter().map(|container| container_of(pod, container, view, now)));
@@ -72,7 +73,11 @@ fn pod_row(pod: &Pod) -> Thing {
 }
 
 fn pod_of(pod: &Pod) -> Thing {
-    let measures = BTreeMap::from([("one_pod", 1.0), ("pod_row_cpu", pod.host_cpu())]);
+    let measures = BTreeMap::from([
+        ("one_pod", 1.0),
+        ("guest_cpu", pod.guest.cpu),
+        ("guest_network_bytes", pod.guest.network_bytes),
+    ]);
     Thing { measures, ..pod_row(pod) }
 }
 

@@ -1,7 +1,7 @@
 //! The kubelet's `/metrics/cadvisor` of the node, by cadvisor.md 2: containerd, cgroupfs, cgroup v2. Kata pods are there as the
 //! kubelet sees them: a pod cgroup, the VM under the name of the pause container, its network twice, no container.
 
-use crate::exposition::{Page, Standard, cpu_and_memory, network, workload};
+use crate::exposition::{Page, Standard, cpu_and_memory, memory_by_use, network, workload};
 use crate::truth::{AGE_SECONDS, Interface, PAUSE_IMAGE, Pod, Runtime, World};
 
 /// The page at `now` seconds of the test.
@@ -41,9 +41,7 @@ pub fn page_from_cri(world: &World, now: f64) -> String {
             let seconds = (container.cpu * (now - life.from)).floor();
             page.counter("container_cpu_usage_seconds_total", &labels, seconds);
             page.gauge("container_memory_working_set_bytes", &labels, container.working_set);
-            page.gauge("container_memory_rss", &labels, container.rss.unwrap_or_default());
-            page.gauge("container_memory_cache", &labels, container.cache.unwrap_or_default());
-            page.gauge("container_memory_swap", &labels, container.swap.unwrap_or_default());
+            memory_by_use(&mut page, &labels, container);
         }
     }
     page.print()
@@ -86,12 +84,12 @@ fn sandbox_rows_of_runc(page: &mut Page, pod: &Pod, now: f64) {
 /// has the same container id and therefore, as far as cAdvisor's code tells, the same interfaces.
 fn sandbox_rows_of_kata(page: &mut Page, pod: &Pod, now: f64) {
     let inside = match pod.runtime {
-        Runtime::KataGo => pod.container_path(&format!("kata_{}", pod.sandbox_id)),
+        Runtime::KataGo | Runtime::KataGoOldGuest => pod.container_path(&format!("kata_{}", pod.sandbox_id)),
         Runtime::KataRust | Runtime::Runc => pod.container_path(&pod.sandbox_id),
     };
     let outside = format!("/kata_overhead/{}", pod.sandbox_id);
     vm_rows(page, pod, &inside, 0.95, now);
-    if pod.runtime == Runtime::KataGo {
+    if pod.runtime != Runtime::KataRust {
         vm_rows(page, pod, &outside, 0.05, now);
     }
 }
@@ -115,7 +113,7 @@ fn sandbox<'a>(pod: &'a Pod, id: &'a str) -> Standard<'a> {
 }
 
 /// In the order of [`network`].
-pub fn rates(of: &Interface) -> [f64; 6] {
+fn rates(of: &Interface) -> [f64; 6] {
     [of.rx_bytes, of.tx_bytes, of.rx_packets, of.tx_packets, of.rx_dropped, of.tx_dropped]
 }
 

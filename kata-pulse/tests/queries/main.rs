@@ -19,6 +19,7 @@ mod truth;
 
 use std::collections::BTreeSet;
 
+use agent_page::Shown;
 use node::SimulatedNode;
 use pace::Pace;
 use prometheus::Prometheus;
@@ -51,9 +52,12 @@ async fn every_query_finds_the_truth() {
 }
 
 async fn run(pace: &Pace) {
-    let node = SimulatedNode::printed(World::new()).await;
-    let start = |setup: Setup| (setup, Prometheus::start(&format!("{setup:?}"), &setup.jobs(&node, pace), pace));
-    let started: Vec<(Setup, Prometheus)> = Setup::ALL.into_iter().map(start).collect();
+    let mut node = SimulatedNode::printed(World::new()).await;
+    let mut started = Vec::new();
+    for setup in Setup::ALL {
+        let jobs = setup.jobs(&mut node, pace).await;
+        started.push((setup, Prometheus::start(&format!("{setup:?}"), &jobs, pace)));
+    }
     for (setup, prometheus) in &started {
         prometheus.until_scraped(setup.targets(), 1, pace).await;
     }
@@ -125,6 +129,9 @@ fn every_block_of_the_page_is_run() {
         ["podmonitor-kubelet", "scrape-kubelet", "kubelet-drop", "kubelet-drop-chart", "podmonitor-own", "scrape-own"];
     let run: BTreeSet<String> = docs::names_with("check-").into_iter().chain(known.map(str::to_owned)).collect();
     assert_eq!(docs::names().into_iter().collect::<BTreeSet<_>>(), run);
+    for shown in [Shown::FOR_KUBELETS_JOB, Shown::PODS] {
+        assert!(docs::page().contains(&format!("`{}`", shown.flags().join(" "))), "{shown:?}");
+    }
     // One list of rules in two spellings.
     let chart = docs::from_operator(&docs::below(&docs::block("kubelet-drop-chart"), "cAdvisorMetricRelabelings:"));
     assert_eq!(chart, docs::below(&docs::block("kubelet-drop"), "metric_relabel_configs:"));

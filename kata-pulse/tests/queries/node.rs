@@ -1,5 +1,5 @@
-//! The node under test: HTTP servers of the kubelet, of kube-state-metrics and of the agent, all telling of one
-//! [`World`]. In: the world. Out: addresses to scrape. [`SimulatedNode::printed`] prints the agent's pages too.
+//! The node under test: HTTP servers of the kubelet and of kube-state-metrics, and agents, all telling of one [`World`].
+//! In: the world. Out: addresses to scrape. Whether the agents are real is decided by what starts them.
 
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
@@ -23,46 +23,29 @@ pub struct SimulatedNode {
     pub kubelet_from_cri: String,
     /// `/metrics` of kube-state-metrics.
     pub kube_state: String,
-    /// `/metrics` of an agent with no flags.
-    pub agent: String,
-    /// `/metrics` of an agent with `--levels container --disable-metrics network`.
-    pub agent_for_kubelets_job: String,
-    /// `/metrics` of an agent with `--levels pod --disable-metrics network`.
-    pub agent_of_pods: String,
-    _servers: JoinSet<std::io::Result<()>>,
+    servers: JoinSet<std::io::Result<()>>,
 }
 
 impl SimulatedNode {
-    /// With pages of ours in the agent's place.
+    /// With pages of ours in the agents' place.
     pub async fn printed(world: World) -> Self {
         let (world, began) = (Arc::new(RwLock::new(world)), Instant::now());
         let mut servers = JoinSet::new();
-        let agent = |shown| {
+        let told = |page: fn(&World, f64) -> String| {
             let world = Arc::clone(&world);
-            move || agent_page::page(&world.read().unwrap(), shown, began.elapsed().as_secs_f64())
+            move || page(&world.read().unwrap(), began.elapsed().as_secs_f64())
         };
-        let agent_address = serve(&mut servers, agent(Shown::ALL)).await;
-        let agent_for_kubelets_job = serve(&mut servers, agent(Shown::FOR_KUBELETS_JOB)).await;
-        let agent_of_pods = serve(&mut servers, agent(Shown::PODS)).await;
-        let told = Arc::clone(&world);
-        let from_cri = move || kubelet::page_from_cri(&told.read().unwrap(), began.elapsed().as_secs_f64());
-        let kubelet_from_cri = serve(&mut servers, from_cri).await;
-        let told = Arc::clone(&world);
-        let kubelet =
-            serve(&mut servers, move || kubelet::page(&told.read().unwrap(), began.elapsed().as_secs_f64())).await;
-        let told = Arc::clone(&world);
-        let kube_state = serve(&mut servers, move || kube_state::page(&told.read().unwrap())).await;
-        Self {
-            world,
-            began,
-            kubelet,
-            kubelet_from_cri,
-            kube_state,
-            agent: agent_address,
-            agent_for_kubelets_job,
-            agent_of_pods,
-            _servers: servers,
-        }
+        let kubelet = serve(&mut servers, told(kubelet::page)).await;
+        let kubelet_from_cri = serve(&mut servers, told(kubelet::page_from_cri)).await;
+        let kube_state = serve(&mut servers, told(|world, _| kube_state::page(world))).await;
+        Self { world, began, kubelet, kubelet_from_cri, kube_state, servers }
+    }
+
+    /// Starts an agent and says where its `/metrics` is. Each scraper has its own: an agent follows the rhythm of one.
+    pub async fn agent(&mut self, shown: Shown) -> String {
+        let (world, began) = (Arc::clone(&self.world), self.began);
+        let page = move || agent_page::page(&world.read().unwrap(), shown, began.elapsed().as_secs_f64());
+        serve(&mut self.servers, page).await
     }
 
     /// The truth of this moment.
@@ -75,8 +58,10 @@ impl SimulatedNode {
         self.began.elapsed().as_secs_f64()
     }
 
+    /// A container dies and comes again.
     pub fn restart(&self) {
-        self.world.write().unwrap().restart(RESTARTED, self.now());
+        let id = format!("{:064x}", u128::MAX);
+        self.world.write().unwrap().restart(RESTARTED, id, self.now());
     }
 }
 

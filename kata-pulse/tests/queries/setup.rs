@@ -2,6 +2,7 @@
 //! Prometheus. All that decides about labels and drops comes from the page; what stands here is the surroundings:
 //! kube-prometheus' own jobs and the targets that Kubernetes would have found.
 
+use crate::agent_page::Shown;
 use crate::docs;
 use crate::facts::View;
 use crate::node::SimulatedNode;
@@ -66,17 +67,10 @@ impl Setup {
         }
     }
 
-    pub fn jobs(self, node: &SimulatedNode, pace: &Pace) -> String {
-        let agent = match self {
-            Self::KubeletsJobByOperator | Self::Careless => {
-                discovered(&job_of_pod_monitor("podmonitor-kubelet"), self.agent(node))
-            }
-            Self::KubeletsJob => discovered(&docs::block("scrape-kubelet"), self.agent(node)),
-            Self::OwnJobByOperator | Self::FromCri | Self::FromCriTwice => {
-                discovered(&job_of_pod_monitor("podmonitor-own"), self.agent(node))
-            }
-            Self::OwnJob => discovered(&docs::block("scrape-own"), self.agent(node)),
-            Self::Without => String::new(),
+    pub async fn jobs(self, node: &mut SimulatedNode, pace: &Pace) -> String {
+        let agent = match self.job_of_page() {
+            Some(job) => discovered(&job, &node.agent(self.shown()).await),
+            None => String::new(),
         };
         let kubelet = match self {
             Self::FromCri | Self::FromCriTwice => &node.kubelet_from_cri,
@@ -86,12 +80,22 @@ impl Setup {
         pace.of_config(&[kubelet, agent, job("kube-state-metrics.yml", &node.kube_state)].concat())
     }
 
-    /// The agent with the flags that the page names for this set-up.
-    fn agent(self, node: &SimulatedNode) -> &str {
+    fn job_of_page(self) -> Option<String> {
         match self {
-            Self::KubeletsJobByOperator | Self::KubeletsJob | Self::FromCriTwice => &node.agent_for_kubelets_job,
-            Self::FromCri => &node.agent_of_pods,
-            _ => &node.agent,
+            Self::KubeletsJobByOperator | Self::Careless => Some(job_of_pod_monitor("podmonitor-kubelet")),
+            Self::KubeletsJob => Some(docs::block("scrape-kubelet")),
+            Self::OwnJobByOperator | Self::FromCri | Self::FromCriTwice => Some(job_of_pod_monitor("podmonitor-own")),
+            Self::OwnJob => Some(docs::block("scrape-own")),
+            Self::Without => None,
+        }
+    }
+
+    /// What the flags leave that the page names for this set-up.
+    fn shown(self) -> Shown {
+        match self {
+            Self::KubeletsJobByOperator | Self::KubeletsJob | Self::FromCriTwice => Shown::FOR_KUBELETS_JOB,
+            Self::FromCri => Shown::PODS,
+            _ => Shown::ALL,
         }
     }
 

@@ -15,8 +15,11 @@ const MIB: f64 = 1_048_576.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
     Runc,
-    /// A guest with cgroup v1 or v2.
+    /// The Go shim with a guest of cgroup v2, on a host of cgroup v2.
     KataGo,
+    /// The same with a guest of cgroup v1, which has no rss, no cache and no counts of I/O for such a host.
+    KataGoOldGuest,
+    /// runtime-rs with a guest of cgroup v1.
     KataRust,
 }
 
@@ -101,6 +104,14 @@ pub struct Interface {
     pub tx_dropped: f64,
 }
 
+/// What the guest as a whole does, by its own kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Guest {
+    pub cpu: f64,
+    /// Received, and sent as well.
+    pub network_bytes: f64,
+}
+
 #[derive(Debug, Clone)]
 pub struct Pod {
     pub namespace: &'static str,
@@ -115,6 +126,8 @@ pub struct Pod {
     /// What the pod costs its host beyond its containers: for Kata the guest's kernel, VMM and shim.
     pub extra_cpu: f64,
     pub extra_memory: f64,
+    /// Of Kata pods.
+    pub guest: Guest,
     pub interfaces: Vec<Interface>,
     pub containers: Vec<Container>,
 }
@@ -162,13 +175,10 @@ impl World {
         Self { pods, cpu_allocatable: 15.5, memory_allocatable: 60.0 * 1024.0 * MIB }
     }
 
-    /// The container dies and comes again, with a new id and counters from zero.
-    pub fn restart(&mut self, (pod, container): (&str, &str), now: f64) {
+    /// The container dies and comes again, with this id and counters from zero.
+    pub fn restart(&mut self, (pod, container): (&str, &str), id: String, now: f64) {
         let lives = &mut self.container_mut(pod, container).lives;
-        let number = lives.len();
-        let last = lives.last_mut().unwrap();
-        last.until = Some(now);
-        let id = format!("{}{number:x}", &last.id[..63]);
+        lives.last_mut().unwrap().until = Some(now);
         lives.push(Life { id, from: now, until: None });
     }
 
@@ -228,12 +238,17 @@ fn kata_pods() -> Vec<Pod> {
             ],
         ),
         pod(
-            Runtime::KataGo,
+            Runtime::KataGoOldGuest,
             "data",
             "ReplicaSet",
             "queue",
             "queue-7f4b-q9zzw",
-            vec![limited(container("queue", 0.18, 72.0), 1.0, 256.0, Throttle { periods: 10.0, throttled: 0.5 })],
+            vec![blurred(limited(
+                container("queue", 0.18, 72.0),
+                1.0,
+                256.0,
+                Throttle { periods: 10.0, throttled: 0.5 },
+            ))],
         ),
     ]
 }
@@ -299,6 +314,10 @@ fn pod(
         sandbox_id: String::new(),
         extra_cpu: 0.0003,
         extra_memory: 0.25 * MIB,
+        guest: Guest {
+            cpu: 0.06 + containers.iter().map(|container| container.cpu).sum::<f64>(),
+            network_bytes: 17.0 * weight,
+        },
         interfaces: vec![eth0],
         containers,
     }
@@ -329,6 +348,12 @@ fn requested(mut container: Container, cores: f64, mebibytes: f64) -> Container 
 fn limited(mut container: Container, cores: f64, mebibytes: f64, throttle: Throttle) -> Container {
     container.limit = Some(Resources { cpu: cores, memory: mebibytes * MIB });
     container.throttle = Some(throttle);
+    container
+}
+
+/// Its shim cannot tell what its memory is used for.
+fn blurred(mut container: Container) -> Container {
+    (container.rss, container.cache) = (None, None);
     container
 }
 
