@@ -13,7 +13,10 @@ mod kubelet;
 mod node;
 mod pace;
 mod prometheus;
+mod real;
 mod setup;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 mod truth;
 
@@ -41,18 +44,18 @@ async fn every_query_finds_the_truth() {
         return;
     };
     println!("{version}");
+    let world = World::new();
     if must_be_real() {
-        run(&Pace::REAL).await;
+        run(SimulatedNode::real(world).await, &Pace::REAL).await;
     } else {
         println!(
             "SKIPPED: the interval of 30 s, whose windows take six and a half minutes (set KATA_PULSE_REQUIRE_REAL); all is run at 2 s"
         );
-        run(&Pace::QUICK).await;
+        run(SimulatedNode::printed(world).await, &Pace::QUICK).await;
     }
 }
 
-async fn run(pace: &Pace) {
-    let mut node = SimulatedNode::printed(World::new()).await;
+async fn run(mut node: SimulatedNode, pace: &Pace) {
     let mut started = Vec::new();
     for setup in Setup::ALL {
         let jobs = setup.jobs(&mut node, pace).await;

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::agent_page::{self, Shown};
+use crate::real::RealNode;
 use crate::truth::{RESTARTED, World};
 use crate::{kube_state, kubelet};
 
@@ -24,9 +25,16 @@ pub struct SimulatedNode {
     /// `/metrics` of kube-state-metrics.
     pub kube_state: String,
     servers: JoinSet<std::io::Result<()>>,
+    real: Option<RealNode>,
 }
 
 impl SimulatedNode {
+    /// With real agents, which see the Kata pods on a simulated node.
+    pub async fn real(world: World) -> Self {
+        let real = RealNode::start(&world).await;
+        Self { real: Some(real), ..Self::printed(world).await }
+    }
+
     /// With pages of ours in the agents' place.
     pub async fn printed(world: World) -> Self {
         let (world, began) = (Arc::new(RwLock::new(world)), Instant::now());
@@ -38,11 +46,14 @@ impl SimulatedNode {
         let kubelet = serve(&mut servers, told(kubelet::page)).await;
         let kubelet_from_cri = serve(&mut servers, told(kubelet::page_from_cri)).await;
         let kube_state = serve(&mut servers, told(|world, _| kube_state::page(world))).await;
-        Self { world, began, kubelet, kubelet_from_cri, kube_state, servers }
+        Self { world, began, kubelet, kubelet_from_cri, kube_state, servers, real: None }
     }
 
     /// Starts an agent and says where its `/metrics` is. Each scraper has its own: an agent follows the rhythm of one.
     pub async fn agent(&mut self, shown: Shown) -> String {
+        if let Some(real) = &mut self.real {
+            return real.agent(shown);
+        }
         let (world, began) = (Arc::clone(&self.world), self.began);
         let page = move || agent_page::page(&world.read().unwrap(), shown, began.elapsed().as_secs_f64());
         serve(&mut self.servers, page).await
@@ -60,8 +71,12 @@ impl SimulatedNode {
 
     /// A container dies and comes again.
     pub fn restart(&self) {
-        let id = format!("{:064x}", u128::MAX);
-        self.world.write().unwrap().restart(RESTARTED, id, self.now());
+        let mut world = self.world.write().unwrap();
+        let id = match &self.real {
+            Some(real) => real.restart(world.sandbox_of(RESTARTED.0), RESTARTED.1),
+            None => format!("{:064x}", u128::MAX),
+        };
+        world.restart(RESTARTED, id, self.now());
     }
 }
 

@@ -182,6 +182,10 @@ impl World {
         lives.push(Life { id, from: now, until: None });
     }
 
+    pub fn sandbox_of(&self, pod: &str) -> &str {
+        &self.pods.iter().find(|known| known.name == pod).unwrap().sandbox_id
+    }
+
     fn container_mut(&mut self, pod: &str, container: &str) -> &mut Container {
         let pod = self.pods.iter_mut().find(|known| known.name == pod).unwrap();
         pod.containers.iter_mut().find(|known| known.name == container).unwrap()
