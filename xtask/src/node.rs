@@ -13,6 +13,8 @@ pub struct Node {
     children: Vec<(&'static str, Child)>,
     pub root: PathBuf,
     pub address: SocketAddr,
+    /// From the agent's start until it called itself ready, all sandboxes being there before.
+    pub ready_after: Duration,
 }
 
 impl Node {
@@ -25,7 +27,7 @@ impl Node {
     pub fn start_with(binaries: &Path, sandboxes: u32, simulated: &[&str], more: &[&str]) -> anyhow::Result<Self> {
         let root = PathBuf::from(format!("/tmp/k{:x}", std::process::id()));
         std::fs::create_dir_all(&root)?;
-        let mut node = Self { children: Vec::new(), root, address: free_port()? };
+        let mut node = Self { children: Vec::new(), root, address: free_port()?, ready_after: Duration::ZERO };
         let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
         simulator.arg("run").arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
         simulator.args(simulated);
@@ -33,17 +35,22 @@ impl Node {
         node.spawn("simulator", &mut simulator)?;
         let cri = node.root.join("run/containerd/containerd.sock");
         node.wait_until("the simulator's CRI socket", Duration::from_secs(60), |_| Ok(cri.exists()))?;
+        node.wait_until("the simulator's sandboxes", Duration::from_secs(60), |node| {
+            Ok(sockets(&node.root) >= sandboxes as usize)
+        })?;
         let mut agent = Command::new(binaries.join("kata-pulse"));
         agent.arg("--listen-address").arg(node.address.to_string()).arg("--runtime-endpoint").arg(&cri);
         for (runtime, directory) in [("go", "run/vc/sbs"), ("rust", "run/kata")] {
             agent.arg("--sandbox-dir").arg(format!("{runtime}:{}", node.root.join(directory).display()));
         }
         agent.args(more);
+        let started = Instant::now();
         node.spawn("agent", &mut agent)?;
         let address = node.address;
         node.wait_until("the agent to be ready", Duration::from_secs(30), |_| {
             Ok(http::get(address, "/readyz").is_ok_and(|(status, _)| status == 200))
         })?;
+        node.ready_after = started.elapsed();
         Ok(node)
     }
 
@@ -99,6 +106,17 @@ impl Drop for Node {
         }
         let _ = std::fs::remove_dir_all(&self.root);
     }
+}
+
+/// Sandboxes whose shim can be reached.
+fn sockets(root: &Path) -> usize {
+    let of = |base: &str| {
+        let directories = std::fs::read_dir(root.join(base)).into_iter().flatten();
+        directories
+            .filter(|entry| entry.as_ref().is_ok_and(|one| one.path().join("shim-monitor.sock").exists()))
+            .count()
+    };
+    of("run/vc/sbs") + of("run/kata")
 }
 
 fn free_port() -> anyhow::Result<SocketAddr> {

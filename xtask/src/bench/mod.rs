@@ -67,6 +67,8 @@ fn sandboxes(options: &Options) -> anyhow::Result<()> {
     let count = options.sandboxes;
     let quiet = ["--log-level", "warn", "--metrics-interval-secs", "1", "--levels", "pod"];
     let mut node = Node::start_with(Path::new(BINARIES), count, &["--mix", "go-qemu=1"], &quiet)?;
+    let ready = node.ready_after;
+    report(&format!("ready with {count} sandboxes"), &format!("{ready:.2?}"), "2 s", ready <= Duration::from_secs(2));
     node.wait_until("every sandbox's numbers on the page", Duration::from_secs(120), |node| {
         let page = http::get(node.address, "/metrics")?.1;
         Ok(page.lines().filter(|line| line.starts_with("container_threads{")).count() >= count as usize)
