@@ -74,6 +74,7 @@ async fn run(mut node: SimulatedNode, pace: &Pace) {
     }
     let (_, of_kubelets_job) = &started[0];
     complaints.extend(restarts(of_kubelets_job, pace));
+    assert_eq!(node.harm(), (0, 0), "shims killed, questions to every shim");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 

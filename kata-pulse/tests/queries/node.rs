@@ -52,7 +52,7 @@ impl SimulatedNode {
     /// Starts an agent and says where its `/metrics` is. Each scraper has its own: an agent follows the rhythm of one.
     pub async fn agent(&mut self, shown: Shown) -> String {
         if let Some(real) = &mut self.real {
-            return real.agent(shown);
+            return real.agent(shown).await;
         }
         let (world, began) = (Arc::clone(&self.world), self.began);
         let page = move || agent_page::page(&world.read().unwrap(), shown, began.elapsed().as_secs_f64());
@@ -67,6 +67,11 @@ impl SimulatedNode {
     /// Seconds since the test began, the clock of the truth.
     pub fn now(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    /// What the agents did to the node, if they are real: shims killed, questions to every shim.
+    pub fn harm(&self) -> (u64, u64) {
+        self.real.as_ref().map_or((0, 0), RealNode::harm)
     }
 
     /// A container dies and comes again.

@@ -19,7 +19,7 @@ pub struct RealNode {
     root: PathBuf,
     node: Arc<Node>,
     agents: Vec<Agent>,
-    _cri: CriServer,
+    cri: CriServer,
 }
 
 impl RealNode {
@@ -30,15 +30,22 @@ impl RealNode {
         for pod in world.pods.iter().filter(|pod| pod.runtime.is_kata()) {
             node.create(sandbox(pod)).await.unwrap();
         }
-        Self { root, node, agents: Vec::new(), _cri: cri }
+        Self { root, node, agents: Vec::new(), cri }
     }
 
-    pub fn agent(&mut self, shown: Shown) -> String {
+    /// Returns when the agent knows of the last pod, so that a broken one is told from a wrong one.
+    pub async fn agent(&mut self, shown: Shown) -> String {
         let flags = shown.flags();
         let agent = Agent::start(&self.root, &[vec!["--ebpf", "off"], flags].concat());
+        agent.until("the last pod", |page| page.contains("queue-7f4b-q9zzw")).await;
         let address = agent.address.clone();
         self.agents.push(agent);
         address
+    }
+
+    /// Shims that were killed by a question, and questions that went to every shim of the node.
+    pub fn harm(&self) -> (u64, u64) {
+        (self.node.shims_killed(), self.cri.asked_everybody())
     }
 
     /// The id of the container's new life.
