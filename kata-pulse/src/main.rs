@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use kata_pulse::config::{Args, Config};
 use kata_pulse::{agent, telemetry};
 
 fn main() -> ExitCode {
-    let config = match Args::try_parse() {
+    let config = match Args::read(std::env::args_os()) {
         Ok(args) => Config::from(args),
         Err(error) => return explain(&error),
     };

@@ -146,6 +146,18 @@ fn rustix_pid(pid: u32) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
+/// A chart sets every variable.
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let names =
+        ["KATA_PULSE_DISABLE_METRICS", "RUNTIME_ENDPOINT", "KATA_PULSE_SANDBOX_DIRS", "KATA_PULSE_EBPF", "RUST_LOG"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kata-pulse"));
+    // A flag that is wrong, so that it ends at once: it is the only one that is complained of.
+    let output = command.envs(names.map(|name| (name, ""))).args(["--ebpf-directories", "maybe"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && text.contains("--ebpf-directories"), "{text}");
+}
+
 #[test]
 fn a_bad_value_is_one_line_and_exit_code_two() {
     let output = Command::new(env!("CARGO_BIN_EXE_kata-pulse")).args(["--ebpf", "maybe"]).output().unwrap();

@@ -13,6 +13,7 @@ use crate::collect::runtime::{self, RuntimeError};
 use crate::collect::schedule::{Collect, Outcome, Rules};
 use crate::convert::{ContainerHistory, ConvertDropped, TaskContext, convert_task};
 use crate::model::Stats;
+use crate::registry::Registry;
 use crate::sandbox::{ContainerId, Sandbox, SandboxState, Source, SourceState};
 use crate::store::{Reading, Store};
 use crate::telemetry::Own;
@@ -31,6 +32,7 @@ pub(super) const RULES: Rules = Rules {
 };
 
 pub(super) struct ContainerCollector {
+    pub registry: Registry,
     pub store: Store,
     pub own: Own,
     pub runtime: watch::Receiver<Option<Client>>,
@@ -94,7 +96,16 @@ impl Collect for ContainerCollector {
 }
 
 impl ContainerCollector {
+    /// What was collected of an earlier life of the id is of no interest to the present one.
+    fn lives(&self, sandbox: &Sandbox) -> bool {
+        let snapshot = self.registry.snapshot();
+        snapshot.get(&sandbox.id).is_some_and(|now| now.directory_inode == sandbox.directory_inode)
+    }
+
     fn store_samples(&self, sandbox: &Sandbox, samples: &[TaskSample], ooms_are_told: bool) {
+        if !self.lives(sandbox) {
+            return;
+        }
         let mut dropped = ConvertDropped::default();
         let convert = |histories: &mut HashMap<ContainerId, ContainerHistory>, reading: &Reading| {
             histories.retain(|id, _| sandbox.containers.iter().any(|container| container.id == *id));
@@ -142,7 +153,7 @@ impl ContainerCollector {
     }
 
     fn put_state(&self, sandbox: &Sandbox, state: SourceState) -> bool {
-        self.store.put_state(&sandbox.id, sandbox.directory_inode, Source::Runtime, state)
+        self.lives(sandbox) && self.store.put_state(&sandbox.id, sandbox.directory_inode, Source::Runtime, state)
     }
 }
 

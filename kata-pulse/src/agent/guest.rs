@@ -1,6 +1,7 @@
 //! One collection of one guest's numbers: may its shim be asked, else by the guest's agent; ask, understand, convert,
 //! store.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,11 +27,12 @@ const DENIED_WITHIN: Duration = Duration::from_secs(1);
 /// `/agent-url` is a line; a longer one is none.
 const ADDRESS_BYTES: usize = 1024;
 
-/// A Go shim's page may be silent for half a minute before its shim gives up: the first pause is shorter than that.
+/// A shim works on a request long after nobody waits for the answer any more: a Go shim for half a minute, runtime-rs for
+/// a whole one. The first pause is longer than that.
 pub(super) const RULES: Rules = Rules {
     healthy_lane: 16,
     suspect_lane: 4,
-    first_backoff: Duration::from_secs(15),
+    first_backoff: Duration::from_secs(75),
     second_turn_soon: true,
     news_is_urgent: false,
 };
@@ -52,7 +54,8 @@ impl Collect for GuestCollector {
     type Key = (Evidence, SandboxState);
 
     fn key(&self, sandbox: &Sandbox) -> Option<Self::Key> {
-        let may_be_asked = sandbox.has_socket && sandbox.state != SandboxState::Stopping;
+        let ends = sandbox.identity.as_ref().is_some_and(|identity| !identity.ready);
+        let may_be_asked = sandbox.has_socket && sandbox.state != SandboxState::Stopping && !ends;
         may_be_asked.then(|| (sandbox.evidence(), sandbox.state))
     }
 
@@ -86,35 +89,59 @@ impl Collect for GuestCollector {
 }
 
 impl GuestCollector {
-    /// With the agent's address, which is asked for once: the one question that never reaches the hypervisor.
+    /// With the agent's address: the one question that never reaches the hypervisor. A Go shim is asked for it until it
+    /// is known. Any other is asked right before each look at what may be sent to it, since the same id may be another
+    /// sandbox by now.
     async fn evidence(&self, sandbox: &Sandbox) -> Result<Evidence, ShimError> {
         let mut evidence = sandbox.evidence();
-        if evidence.agent_address.is_some() {
+        let is_go = evidence.runtime == Some(Runtime::Go);
+        if is_go && evidence.agent_address.is_some() {
             return Ok(evidence);
         }
+        let socket = sandbox.socket_path();
+        if !is_go && !self.is_still(sandbox).await {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(ShimError::Connect { path: socket, source });
+        }
         let limits = Limits { body_bytes: ADDRESS_BYTES, ..self.limits };
-        let reply = match ask(&sandbox.socket_path(), Question::AgentUrl, limits).await {
+        let reply = match ask(&socket, Question::AgentUrl, limits).await {
             Ok(Page { body, cut: None }) => String::from_utf8(body).ok().map(|body| body.trim().to_owned()),
             Ok(_) => None,
-            Err(error) if error.state() == SourceState::Refused => {
-                self.reply(sandbox, AgentReply::Refused);
-                return Err(error);
-            }
             // A Go shim's page can be had without it.
-            Err(error) if evidence.runtime == Some(Runtime::Go) && error.state() != SourceState::Gone => {
+            Err(error) if is_go && !matches!(error.state(), SourceState::Gone | SourceState::Refused) => {
                 debug!(sandbox_id = %sandbox.id, error = &error as &dyn std::error::Error, "no agent address");
                 None
             }
+            // While it connects to its agent, runtime-rs lets this question wait.
+            Err(error) if error.state() == SourceState::Timeout && evidence.agent_address.is_none() => None,
             Err(error) => return Err(error),
         };
         match reply.filter(|body| is_address(body) && body.chars().all(|character| !character.is_control())) {
             Some(address) => {
-                evidence.agent_address = Some(AgentAddress(address.clone()));
-                self.reply(sandbox, AgentReply::Address(address));
+                let address = AgentAddress(address);
+                if evidence.agent_address.as_ref() != Some(&address) {
+                    self.reply(sandbox, AgentReply::Address(address.0.clone()));
+                }
+                evidence.agent_address = Some(address);
             }
-            None => self.reply(sandbox, AgentReply::NotYet),
+            None => {
+                evidence.agent_address = None;
+                self.reply(sandbox, AgentReply::NotYet);
+            }
         }
         Ok(evidence)
+    }
+
+    /// The directory is the one that the evidence is about.
+    async fn is_still(&self, sandbox: &Sandbox) -> bool {
+        let metadata = tokio::fs::symlink_metadata(&sandbox.directory).await;
+        metadata.is_ok_and(|metadata| metadata.ino() == sandbox.directory_inode)
+    }
+
+    /// What was collected of an earlier life of the id is of no interest to the present one.
+    fn lives(&self, sandbox: &Sandbox) -> bool {
+        let snapshot = self.registry.snapshot();
+        snapshot.get(&sandbox.id).is_some_and(|now| now.directory_inode == sandbox.directory_inode)
     }
 
     /// The guest itself, which no request of ours can kill.
@@ -203,7 +230,7 @@ impl GuestCollector {
 
     /// What a collection that brought nothing passes through is nothing.
     fn pass_through(&self, sandbox: &Sandbox, body: &[u8], runtime: Option<Runtime>) {
-        if self.passthrough.is_empty() {
+        if self.passthrough.is_empty() || !self.lives(sandbox) {
             return;
         }
         let RawPage { families, cut } = parse_raw(body, runtime, &self.passthrough);
@@ -212,6 +239,9 @@ impl GuestCollector {
     }
 
     fn store_guest(&self, sandbox: &Sandbox, source: Source, sample: &ShimSample) {
+        if !self.lives(sandbox) {
+            return;
+        }
         let moment = Moment {
             now_seconds: self.started.elapsed().as_secs_f64(),
             vmm_age_seconds: self.vmm_age_seconds(sandbox),
@@ -232,6 +262,9 @@ impl GuestCollector {
     fn failed(&self, sandbox: &Sandbox, error: &ShimError) -> Outcome {
         let state = error.state();
         self.pass_through(sandbox, &[], None);
+        if state == SourceState::Refused {
+            self.reply(sandbox, AgentReply::Refused);
+        }
         let passing = matches!(state, SourceState::Refused | SourceState::Gone);
         if self.count_failure(sandbox, state) && !passing {
             warn!(
@@ -260,7 +293,7 @@ impl GuestCollector {
     }
 
     fn put_state(&self, sandbox: &Sandbox, source: Source, state: SourceState) -> bool {
-        self.store.put_state(&sandbox.id, sandbox.directory_inode, source, state)
+        self.lives(sandbox) && self.store.put_state(&sandbox.id, sandbox.directory_inode, source, state)
     }
 
     fn reply(&self, sandbox: &Sandbox, reply: AgentReply) {

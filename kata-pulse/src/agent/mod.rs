@@ -65,6 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests);
     if containers {
         let collector = ContainerCollector {
+            registry: registry.clone(),
             store: store.clone(),
             own: own.clone(),
             runtime,

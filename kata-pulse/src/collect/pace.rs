@@ -24,8 +24,51 @@ pub enum Pace {
 
 #[derive(Clone, Copy, Debug)]
 struct Scraper {
+    /// The last arrival in its rhythm.
     last: Instant,
+    /// The last arrival, in the rhythm or not.
+    previous: Instant,
     period: Option<Duration>,
+    /// A gap that was none of the rhythm's: a second one like it makes it the rhythm.
+    candidate: Option<Duration>,
+}
+
+impl Scraper {
+    fn new(now: Instant) -> Self {
+        Self { last: now, previous: now, period: None, candidate: None }
+    }
+
+    /// A look by hand, from the scraper's own address, does not disturb the rhythm.
+    fn arrived(&mut self, now: Instant) {
+        let gap = now.saturating_duration_since(std::mem::replace(&mut self.previous, now));
+        let since = now.saturating_duration_since(self.last);
+        let Some(period) = self.period else {
+            if is_plausible(since) {
+                (self.last, self.period) = (now, Some(since));
+            } else if since > LONGEST {
+                self.last = now;
+            }
+            return;
+        };
+        if is_like(since, period) {
+            (self.last, self.candidate) = (now, None);
+        } else if is_plausible(gap) && self.candidate.is_some_and(|candidate| is_like(gap, candidate)) {
+            *self = Self { last: now, previous: now, period: Some(gap), candidate: None };
+        } else {
+            self.candidate = is_plausible(gap).then_some(gap);
+            if since > period.mul_f64(1.5) {
+                self.last = now;
+            }
+        }
+    }
+}
+
+fn is_plausible(gap: Duration) -> bool {
+    gap >= SHORTEST.mul_f64(0.9) && gap <= LONGEST.mul_f64(1.1)
+}
+
+fn is_like(gap: Duration, other: Duration) -> bool {
+    gap.abs_diff(other) <= other.mul_f64(0.2)
 }
 
 /// Arrivals of scrapes, by address.
@@ -42,23 +85,20 @@ impl ScrapeClock {
     }
 
     pub fn arrived(&mut self, from: IpAddr, now: Instant) {
-        self.scrapers.retain(|_, scraper| now.saturating_duration_since(scraper.last) <= 3 * LONGEST);
-        let room = self.scrapers.len() < MAX_SCRAPERS;
-        match self.scrapers.get_mut(&from) {
-            Some(scraper) => {
-                let gap = now.saturating_duration_since(scraper.last);
-                // A second look by hand right after a scrape does not disturb the rhythm.
-                if scraper.period.is_some_and(|period| gap < period / 2) {
-                    return;
-                }
-                let plausible = gap >= SHORTEST.mul_f64(0.9) && gap <= LONGEST.mul_f64(1.1);
-                *scraper = Scraper { last: now, period: plausible.then_some(gap) };
-            }
-            None if room => {
-                self.scrapers.insert(from, Scraper { last: now, period: None });
-            }
-            None => {}
+        self.scrapers.retain(|_, scraper| now.saturating_duration_since(scraper.previous) <= 3 * LONGEST);
+        if let Some(scraper) = self.scrapers.get_mut(&from) {
+            scraper.arrived(now);
+            return;
         }
+        if self.scrapers.len() >= MAX_SCRAPERS {
+            // Somebody who came once and has no rhythm makes room.
+            let idle = self.scrapers.iter().filter(|(_, scraper)| scraper.period.is_none());
+            let Some(idle) = idle.min_by_key(|(_, scraper)| scraper.previous).map(|(address, _)| *address) else {
+                return;
+            };
+            self.scrapers.remove(&idle);
+        }
+        self.scrapers.insert(from, Scraper::new(now));
     }
 
     /// The pace of the fastest scraper that has not stayed away.
@@ -141,6 +181,35 @@ mod tests {
     fn a_look_by_hand_does_not_disturb() {
         let (clock, start) = clock(&[(A, 0), (A, 30), (A, 33), (A, 60)]);
         assert_eq!(clock.pace(start + seconds(60)).period(), seconds(30));
+    }
+
+    #[test]
+    fn looks_by_hand_from_the_scrapers_own_address_do_not_disturb() {
+        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 50), (A, 60), (A, 75), (A, 81), (A, 90), (A, 120)]);
+        let following = Pace::Following { last: start + seconds(120), period: seconds(30) };
+        assert_eq!(clock.pace(start + seconds(121)), following);
+    }
+
+    #[test]
+    fn a_scraper_that_changes_its_rhythm_is_followed_after_two_gaps() {
+        let (slower, start) = clock(&[(A, 0), (A, 30), (A, 90), (A, 150)]);
+        assert_eq!(slower.pace(start + seconds(151)).period(), seconds(60));
+        let (faster, start) = clock(&[(A, 0), (A, 60), (A, 75), (A, 90)]);
+        assert_eq!(faster.pace(start + seconds(91)).period(), seconds(15));
+    }
+
+    #[test]
+    fn two_scrapers_behind_one_address_are_followed_as_one() {
+        let (clock, start) = clock(&[(A, 0), (A, 7), (A, 15), (A, 22), (A, 30), (A, 37)]);
+        assert_eq!(clock.pace(start + seconds(38)).period(), seconds(15));
+    }
+
+    #[test]
+    fn strangers_do_not_lock_a_scraper_out() {
+        let strangers = (0..100_u8).map(|last| (IpAddr::from([10, 1, 0, last]), 0));
+        let arrivals: Vec<_> = strangers.chain([(A, 1), (A, 31)]).collect();
+        let (clock, start) = clock(&arrivals);
+        assert_eq!(clock.pace(start + seconds(32)).period(), seconds(30));
     }
 
     proptest::proptest! {

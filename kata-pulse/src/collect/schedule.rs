@@ -75,6 +75,8 @@ struct Job<K> {
     phase: f64,
     asked: Option<Instant>,
     running: bool,
+    /// The lane in which it was counted when it was asked.
+    lane: usize,
     /// Something worth another look happened while it ran.
     again: bool,
     /// Successful collections so far.
@@ -125,6 +127,7 @@ impl<K: PartialEq> Timetable<K> {
                 phase,
                 asked: None,
                 running: false,
+                lane: 0,
                 again: false,
                 collected: 0,
                 wants_evidence: true,
@@ -186,7 +189,7 @@ impl<K: PartialEq> Timetable<K> {
         if !open[0] && !open[1] {
             return None;
         }
-        self.due.iter().find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane()])).map(|(due, _)| *due)
+        self.due.iter().find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane_now()])).map(|(due, _)| *due)
     }
 
     /// The next one that is due now, marked as running.
@@ -196,20 +199,21 @@ impl<K: PartialEq> Timetable<K> {
             .due
             .iter()
             .take_while(|(due, _)| *due <= now)
-            .find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane()]))?
+            .find(|(_, id)| self.jobs.get(id).is_some_and(|job| open[job.lane_now()]))?
             .clone();
         self.due.remove(&(due, id.clone()));
         let job = self.jobs.get_mut(&id)?;
         job.running = true;
         job.again = false;
         job.asked = Some(now);
-        self.in_flight[job.lane()] += 1;
+        job.lane = job.lane_now();
+        self.in_flight[job.lane] += 1;
         Some(id)
     }
 
     fn finished(&mut self, id: &SandboxId, outcome: Outcome, now: Instant) {
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.running) else { return };
-        self.in_flight[job.lane()] -= 1;
+        self.in_flight[job.lane] -= 1;
         job.running = false;
         let asked = job.asked.unwrap_or(now);
         let due = match outcome {
@@ -251,7 +255,7 @@ impl<K: PartialEq> Timetable<K> {
 }
 
 impl<K> Job<K> {
-    fn lane(&self) -> usize {
+    fn lane_now(&self) -> usize {
         usize::from(self.timeouts > 0)
     }
 }
@@ -460,6 +464,21 @@ mod tests {
         let known = Sandbox { vmm_from_state: Some(crate::sandbox::Vmm::Dragonball), ..sandbox("aa") };
         timetable.sync(&snapshot([known]), key, now);
         assert_eq!(timetable.take_due(now), Some(id));
+    }
+
+    #[test]
+    fn a_hung_sandbox_that_is_made_anew_while_it_is_asked_leaves_the_lanes_as_they_were() {
+        let mut now = Instant::now();
+        let mut timetable = Timetable::new(RULES, Pace::Interval(INTERVAL));
+        timetable.sync(&snapshot([sandbox("aa")]), key, now);
+        let id = timetable.take_due(now).unwrap();
+        timetable.finished(&id, Outcome::TimedOut, now);
+        now += 10 * INTERVAL;
+        assert_eq!(timetable.take_due(now), Some(id.clone()));
+        assert_eq!(timetable.in_flight, [0, 1], "a suspect's lane");
+        timetable.sync(&snapshot([Sandbox { directory_inode: 2, ..sandbox("aa") }]), key, now);
+        timetable.finished(&id, Outcome::Collected, now);
+        assert_eq!(timetable.in_flight, [0, 0]);
     }
 
     #[test]

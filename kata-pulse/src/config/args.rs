@@ -1,11 +1,12 @@
 //! The command line, as interface.md fixes it.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::{BaseDirectory, Config, EbpfDirectories, EbpfMode, HostPaths, Level, LogFormat, MetricKind, ShimMetrics};
 use crate::sandbox::Runtime;
@@ -88,6 +89,22 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(0..=86_400))]
     ended_retention_secs: u64,
 }
+
+impl Args {
+    /// From the command line and the environment, in which an empty variable is one that is not set, as charts write it.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let is_empty = |arg: &clap::Arg| {
+            let name = arg.get_env().map(OsStr::to_owned);
+            name.and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+        };
+        let without = |arg: clap::Arg| if is_empty(&arg) { arg.env(UNSET).hide_env(true) } else { arg };
+        let matches = Self::command().mut_args(without).try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// No variable has a name that cannot be set.
+const UNSET: &str = "KATA_PULSE=";
 
 impl From<Args> for Config {
     fn from(args: Args) -> Self {

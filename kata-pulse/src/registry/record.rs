@@ -48,6 +48,8 @@ pub(super) struct Record {
     seen_vmm: bool,
     seen_shim: bool,
     reply: Option<AgentReply>,
+    /// Its socket has given an address: the VM was up.
+    has_answered: bool,
     first_seen: Instant,
     stage: Stage,
 }
@@ -79,6 +81,7 @@ impl Record {
             seen_vmm: false,
             seen_shim: false,
             reply: None,
+            has_answered: false,
             first_seen: now,
             stage: Stage::Listed(SandboxState::Booting),
         }
@@ -169,6 +172,7 @@ impl Record {
     pub(super) fn agent_replied(&mut self, reply: AgentReply) {
         if let AgentReply::Address(address) = &reply {
             self.sandbox.agent_address = Some(AgentAddress(address.clone()));
+            self.has_answered = true;
         }
         self.reply = Some(reply);
     }
@@ -201,7 +205,9 @@ impl Record {
         if self.is_leftover(now) {
             return Stage::Hidden(self.leftover_kind());
         }
-        if self.files.stopped || (self.seen_vmm && !vmm) {
+        // A shim that has answered and is gone was the last that could be asked of its VM.
+        let fell = self.has_answered && self.socket_is_dead() && !vmm;
+        if self.files.stopped || (self.seen_vmm && !vmm) || fell {
             return Stage::Listed(SandboxState::Stopping);
         }
         Stage::Listed(if self.answers() { SandboxState::Running } else { SandboxState::Booting })
@@ -254,6 +260,18 @@ mod tests {
         let appeared =
             Appeared { id, directory: "/x/aa".into(), inode: 1, runtime: Some(runtime), created_unix_ms: None };
         Record::new(&appeared, start)
+    }
+
+    #[test]
+    fn a_sandbox_whose_processes_nobody_saw_ends_with_its_socket() {
+        let start = Instant::now();
+        let mut record = record(Runtime::Go, start);
+        record.take_files(&DirectoryFacts { has_socket: true, ..DirectoryFacts::default() });
+        record.agent_replied(AgentReply::Address("vsock://3:1024".into()));
+        assert_eq!(record.settle(start), Stage::Listed(SandboxState::Running));
+        record.agent_replied(AgentReply::Refused);
+        assert_eq!(record.settle(start), Stage::Listed(SandboxState::Stopping));
+        assert_eq!(record.settle(start + BOOT_PATIENCE), Stage::Hidden(Leftover::Socket));
     }
 
     fn found(role: ProcessRole, pid: u32, vmm: Option<Vmm>) -> ProcessFound {
