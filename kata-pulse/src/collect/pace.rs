@@ -76,12 +76,13 @@ fn is_like(gap: Duration, other: Duration) -> bool {
 pub struct ScrapeClock {
     interval: Duration,
     scrapers: HashMap<IpAddr, Scraper>,
+    followed: Option<IpAddr>,
 }
 
 impl ScrapeClock {
     /// `interval`: the time between collections when nobody scrapes.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, scrapers: HashMap::new() }
+        Self { interval, scrapers: HashMap::new(), followed: None }
     }
 
     pub fn arrived(&mut self, from: IpAddr, now: Instant) {
@@ -101,17 +102,26 @@ impl ScrapeClock {
         self.scrapers.insert(from, Scraper::new(now));
     }
 
-    /// The pace of the fastest scraper that has not stayed away.
-    pub fn pace(&self, now: Instant) -> Pace {
-        let present = |scraper: &&Scraper| {
-            scraper.period.is_some_and(|period| now.saturating_duration_since(scraper.last) < period.mul_f64(2.5))
+    /// The pace of the fastest scraper that has not stayed away. Of two that are as fast the one that was followed before
+    /// is: to be asked once per period suffices both.
+    pub fn pace(&mut self, now: Instant) -> Pace {
+        let rhythm = |scraper: &Scraper| {
+            let period = scraper.period?;
+            (now.saturating_duration_since(scraper.last) < period.mul_f64(2.5)).then_some((period, scraper.last))
         };
-        self.scrapers
-            .values()
-            .filter(present)
-            .filter_map(|scraper| Some((scraper.period?, scraper.last)))
-            .min()
-            .map_or(Pace::Interval(self.interval), |(period, last)| Pace::Following { last, period })
+        let steady = self.scrapers.iter().filter_map(|(address, scraper)| Some((rhythm(scraper)?, *address)));
+        let Some(((period, last), address)) = steady.min() else {
+            self.followed = None;
+            return Pace::Interval(self.interval);
+        };
+        let followed = self.followed.and_then(|address| rhythm(self.scrapers.get(&address)?));
+        match followed.filter(|(followed, _)| period >= followed.mul_f64(0.8)) {
+            Some((period, last)) => Pace::Following { last, period },
+            None => {
+                self.followed = Some(address);
+                Pace::Following { last, period }
+            }
+        }
     }
 }
 
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_steady_scraper_is_followed_and_one_that_left_is_not() {
-        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 60)]);
+        let (mut clock, start) = clock(&[(A, 0), (A, 30), (A, 60)]);
         let following = Pace::Following { last: start + seconds(60), period: seconds(30) };
         assert_eq!(clock.pace(start + seconds(61)), following);
         assert_eq!(clock.pace(start + seconds(60 + 75)), Pace::Interval(seconds(60)));
@@ -167,40 +177,40 @@ mod tests {
 
     #[test]
     fn one_scrape_is_no_rhythm_and_a_fast_one_is_not_followed() {
-        let (clock, start) = clock(&[(A, 0), (B, 0), (B, 2), (B, 4)]);
+        let (mut clock, start) = clock(&[(A, 0), (B, 0), (B, 2), (B, 4)]);
         assert_eq!(clock.pace(start + seconds(5)), Pace::Interval(seconds(60)));
     }
 
     #[test]
     fn the_faster_of_two_is_followed() {
-        let (clock, start) = clock(&[(A, 0), (B, 7), (A, 60), (B, 22)]);
+        let (mut clock, start) = clock(&[(A, 0), (B, 7), (A, 60), (B, 22)]);
         assert_eq!(clock.pace(start + seconds(23)).period(), seconds(15));
     }
 
     #[test]
     fn a_look_by_hand_does_not_disturb() {
-        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 33), (A, 60)]);
+        let (mut clock, start) = clock(&[(A, 0), (A, 30), (A, 33), (A, 60)]);
         assert_eq!(clock.pace(start + seconds(60)).period(), seconds(30));
     }
 
     #[test]
     fn looks_by_hand_from_the_scrapers_own_address_do_not_disturb() {
-        let (clock, start) = clock(&[(A, 0), (A, 30), (A, 50), (A, 60), (A, 75), (A, 81), (A, 90), (A, 120)]);
+        let (mut clock, start) = clock(&[(A, 0), (A, 30), (A, 50), (A, 60), (A, 75), (A, 81), (A, 90), (A, 120)]);
         let following = Pace::Following { last: start + seconds(120), period: seconds(30) };
         assert_eq!(clock.pace(start + seconds(121)), following);
     }
 
     #[test]
     fn a_scraper_that_changes_its_rhythm_is_followed_after_two_gaps() {
-        let (slower, start) = clock(&[(A, 0), (A, 30), (A, 90), (A, 150)]);
+        let (mut slower, start) = clock(&[(A, 0), (A, 30), (A, 90), (A, 150)]);
         assert_eq!(slower.pace(start + seconds(151)).period(), seconds(60));
-        let (faster, start) = clock(&[(A, 0), (A, 60), (A, 75), (A, 90)]);
+        let (mut faster, start) = clock(&[(A, 0), (A, 60), (A, 75), (A, 90)]);
         assert_eq!(faster.pace(start + seconds(91)).period(), seconds(15));
     }
 
     #[test]
     fn two_scrapers_behind_one_address_are_followed_as_one() {
-        let (clock, start) = clock(&[(A, 0), (A, 7), (A, 15), (A, 22), (A, 30), (A, 37)]);
+        let (mut clock, start) = clock(&[(A, 0), (A, 7), (A, 15), (A, 22), (A, 30), (A, 37)]);
         assert_eq!(clock.pace(start + seconds(38)).period(), seconds(15));
     }
 
@@ -208,8 +218,26 @@ mod tests {
     fn strangers_do_not_lock_a_scraper_out() {
         let strangers = (0..100_u8).map(|last| (IpAddr::from([10, 1, 0, last]), 0));
         let arrivals: Vec<_> = strangers.chain([(A, 1), (A, 31)]).collect();
-        let (clock, start) = clock(&arrivals);
+        let (mut clock, start) = clock(&arrivals);
         assert_eq!(clock.pace(start + seconds(32)).period(), seconds(30));
+    }
+
+    #[test]
+    fn of_two_that_are_as_fast_one_is_followed_whatever_their_jitter() {
+        let start = Instant::now();
+        let mut clock = ScrapeClock::new(seconds(60));
+        let mut followed = Vec::new();
+        for round in 0..10_u64 {
+            let jitter = Duration::from_millis(7 * (round % 3));
+            for (from, offset) in [(A, 0), (B, 15)] {
+                let now = start + seconds(30 * round + offset) + jitter;
+                clock.arrived(from, now);
+                if let Pace::Following { last, .. } = clock.pace(now) {
+                    followed.push((last - start).as_secs() % 30);
+                }
+            }
+        }
+        assert!(followed.len() > 10 && followed.iter().all(|offset| *offset == followed[0]), "{followed:?}");
     }
 
     proptest::proptest! {

@@ -162,7 +162,8 @@ impl<K: PartialEq> Timetable<K> {
         let moved: Vec<(SandboxId, Instant)> = self
             .jobs
             .iter()
-            .filter(|(_, job)| !job.running && job.collected > 0 && job.timeouts == 0)
+            // Who is due already found no room so far: a turn that moved on would never come.
+            .filter(|(_, job)| !job.running && job.collected > 0 && job.timeouts == 0 && job.due > now)
             .filter_map(|(id, job)| Some((id.clone(), pace.next(job.asked?, job.phase, now))))
             .collect();
         for (id, due) in moved {
@@ -512,6 +513,20 @@ mod tests {
         assert!(waits[0] >= SECOND_TURN && waits[0] <= SECOND_TURN + SECOND_TURN_SPREAD, "{waits:?}");
         assert!(waits[1] >= INTERVAL / 2 && waits[1] <= INTERVAL, "{waits:?}");
         assert_eq!(waits[2..], [INTERVAL, INTERVAL]);
+    }
+
+    #[test]
+    fn a_turn_that_found_no_room_is_not_put_off_by_the_next_scrape() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut timetable = Timetable::new(RULES, Pace::Following { last: start, period: Duration::from_secs(30) });
+        timetable.sync(&snapshot([sandbox("aa")]), key, start);
+        let id = timetable.take_due(start).unwrap();
+        timetable.finished(&id, Outcome::Collected, start);
+        let due = timetable.next_due().unwrap();
+        assert!(due < at(60));
+        timetable.set_pace(Pace::Following { last: at(60), period: Duration::from_secs(30) }, at(60));
+        assert_eq!(timetable.next_due(), Some(due));
     }
 
     #[test]

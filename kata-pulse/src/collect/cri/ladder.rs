@@ -32,6 +32,11 @@ impl Ladder {
         self.pending = pending;
     }
 
+    /// A sandbox of this node has no name yet.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending
+    }
+
     pub(super) fn next(&mut self) -> Duration {
         let bursting = self.burst_until.is_some_and(|left| left > 0);
         self.burst_until = self.burst_until.and_then(|left| left.checked_sub(1));

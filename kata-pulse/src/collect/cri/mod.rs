@@ -44,8 +44,9 @@ const PARALLEL_DETAILS: usize = 8;
 const MAX_DETAIL_TRIES: u32 = 3;
 /// Lists that may fail one after another before the connection counts as lost.
 const MAX_FAILURES: u32 = 3;
-/// Between two lists, whatever the runtime hints at.
+/// Between two lists, whatever the runtime hints at; it grows while hints go on that are about nobody here.
 const SHORTEST_GAP: Duration = Duration::from_millis(25);
+const LONGEST_GAP: Duration = Duration::from_secs(1);
 
 /// What became known.
 #[derive(Clone, Debug)]
@@ -72,13 +73,15 @@ pub async fn run(
 ) {
     let mut retry = FIRST_RETRY;
     let mut said = None;
+    // What is known outlives a connection: a runtime that restarts has the same pods.
+    let mut following = Following::default();
     loop {
         match Client::connect(endpoint.as_deref()).await {
             Ok(client) => {
                 info!(socket = %client.socket().display(), runtime = client.runtime(), "container runtime found");
                 (retry, said) = (FIRST_RETRY, None);
                 current.send_replace(Some(client.clone()));
-                let error = follow(client, &mut snapshots, &out).await;
+                let error = follow(client, &mut following, &mut snapshots, &out).await;
                 current.send_replace(None);
                 warn!(error = &error as &dyn std::error::Error, "container runtime lost, trying again");
                 if out.send(CriUpdate::Unreachable(error.state())).await.is_err() {
@@ -105,8 +108,13 @@ pub async fn run(
 }
 
 /// Lists again and again until the runtime cannot be reached any more.
-async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: &mpsc::Sender<CriUpdate>) -> CriError {
-    let mut following = Following { handlers: client.handlers().await.map(Arc::new), ..Following::default() };
+async fn follow(
+    client: Client,
+    following: &mut Following,
+    snapshots: &mut watch::Receiver<Snapshot>,
+    out: &mpsc::Sender<CriUpdate>,
+) -> CriError {
+    following.reconnect(client.handlers().await.map(Arc::new));
     if let Some(handlers) = &following.handlers
         && out.send(CriUpdate::Handlers(handlers.clone())).await.is_err()
     {
@@ -116,10 +124,10 @@ async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: 
     let (oom_sender, mut ooms) = mpsc::channel(256);
     // Before the first list, so that nothing happens unseen in between.
     let _hinting = AbortOnDrop(tokio::spawn(client.clone().hint(hint_sender, oom_sender)));
-    let mut failures = 0;
+    let (mut failures, mut gap) = (0, SHORTEST_GAP);
     loop {
         let asked = Instant::now();
-        let pause = match list(&client, &mut following, snapshots).await {
+        let pause = match list(&client, following, snapshots).await {
             Ok(()) => {
                 failures = 0;
                 following.ladder.next()
@@ -141,12 +149,13 @@ async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: 
                     std::future::pending::<()>().await;
                 }
             }
-            let soon = asked + SHORTEST_GAP;
+            let soon = asked + if following.ladder.is_pending() { SHORTEST_GAP } else { gap };
             let until = following.roster.next_due().map_or(due, |refresh| refresh.min(due));
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
                 Some(()) = hints.recv() => {
                     following.ladder.restart();
+                    gap = if asked.elapsed() < 2 * LONGEST_GAP { (gap * 2).min(LONGEST_GAP) } else { SHORTEST_GAP };
                     due = due.min(soon.max(Instant::now()));
                 }
                 Some(id) = ooms.recv() => {
@@ -155,9 +164,14 @@ async fn follow(client: Client, snapshots: &mut watch::Receiver<Snapshot>, out: 
                 }
                 () = news(snapshots, &following.details, &following.unanswered) => {
                     following.ladder.restart();
+                    gap = SHORTEST_GAP;
+                    let soon = asked + gap;
                     due = due.min(soon.max(Instant::now()));
                 }
-                Some(joined) = following.asking.join_next() => take_details(&mut following.details, joined),
+                Some(joined) = following.asking.join_next() => {
+                    following.dirty = true;
+                    take_details(&mut following.details, joined);
+                }
                 Some(answer) = following.roster.answered() => following.roster.take_answer(answer, Instant::now()),
             }
         }
@@ -179,9 +193,17 @@ async fn list(
         return Ok(());
     }
     match client.containers().await {
-        Ok(containers) => following.roster.take(containers, &snapshots.borrow(), Instant::now()),
+        Ok(containers) => {
+            following.roster.take(containers, &snapshots.borrow(), Instant::now());
+            following.containers_failed = false;
+        }
         // Names are worth having without them.
-        Err(error) => debug!(error = &error as &dyn std::error::Error, "list of containers failed"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            if !std::mem::replace(&mut following.containers_failed, true) {
+                warn!(error, "the container runtime gives no list of containers, their series may be missing or old");
+            }
+        }
     }
     Ok(())
 }
@@ -203,7 +225,7 @@ async fn news(
     }
 }
 
-/// What one connection to a runtime has brought so far.
+/// What is known of this node's pods. It outlives a connection.
 #[derive(Default)]
 struct Following {
     /// As listed.
@@ -218,6 +240,11 @@ struct Following {
     handlers: Option<Arc<Handlers>>,
     /// The whole list does not fit into a message.
     by_id: bool,
+    /// Something happened since the last telling.
+    dirty: bool,
+    /// The names and those without, as last told.
+    told: Option<(Arc<BTreeMap<SandboxId, Identity>>, BTreeSet<SandboxId>)>,
+    containers_failed: bool,
 }
 
 enum Details {
@@ -228,6 +255,18 @@ enum Details {
 }
 
 impl Following {
+    /// What was under way is lost, and everything is told anew.
+    fn reconnect(&mut self, handlers: Option<Arc<Handlers>>) {
+        (self.handlers, self.by_id, self.told, self.dirty) = (handlers, false, None, true);
+        self.asking = JoinSet::new();
+        for details in self.details.values_mut() {
+            if let Details::Asked(tries) = *details {
+                *details = Details::Wanted(tries);
+            }
+        }
+        self.roster.reconnect(Instant::now());
+    }
+
     /// The whole list; or what it says of the sandboxes of this node that may have a pod, once it was too large.
     async fn list(
         &mut self,
@@ -272,6 +311,7 @@ impl Following {
         for id in snapshot.keys().filter(|id| names.contains_key(*id)) {
             self.details.entry(id.clone()).or_insert(Details::Wanted(0));
         }
+        self.dirty |= self.names != names;
         self.names = names;
         let pending = self.unanswered.values().any(|missing| !is_given_up(*missing, now));
         self.ladder.pending(pending);
@@ -296,13 +336,20 @@ impl Following {
 
     /// What is worth telling now.
     fn updates(&mut self, client: &Client) -> Vec<CriUpdate> {
-        let names = self.settled_names();
-        let containers = self.roster.update(&names, !client.is_containerd());
         let now = Instant::now();
-        let without_pod =
-            self.unanswered.iter().filter(|(_, missing)| is_given_up(**missing, now)).map(|(id, _)| id.clone());
-        let named = CriUpdate::Names { names: Arc::new(names), without_pod: without_pod.collect() };
-        std::iter::once(named).chain(containers.map(CriUpdate::Containers)).collect()
+        let given_up = self.unanswered.iter().filter(|(_, missing)| is_given_up(**missing, now));
+        let without_pod: BTreeSet<SandboxId> = given_up.map(|(id, _)| id.clone()).collect();
+        let known = self.told.as_ref().filter(|(_, without)| !self.dirty && *without == without_pod);
+        let names = known.map_or_else(|| Arc::new(self.settled_names()), |(names, _)| names.clone());
+        let mut updates = Vec::new();
+        if self.told.as_ref().is_none_or(|told| *told != (names.clone(), without_pod.clone())) {
+            self.told = Some((names.clone(), without_pod.clone()));
+            updates.push(CriUpdate::Names { names: names.clone(), without_pod });
+        }
+        if std::mem::take(&mut self.dirty) || self.roster.is_dirty() {
+            updates.extend(self.roster.update(&names, !client.is_containerd()).map(CriUpdate::Containers));
+        }
+        updates
     }
 
     /// Names that will not change any more: one whose cgroup is still asked for would change its series' labels.
@@ -339,7 +386,8 @@ fn take_details(
         Err(error) => {
             debug!(sandbox_id = %id, error = &error as &dyn std::error::Error, "no details of the sandbox");
             // Asking for ever would reach its shim for ever.
-            let again = error.may_be_retried() && tries < MAX_DETAIL_TRIES;
+            let reached_a_shim = matches!(error, CriError::Deadline { call: "PodSandboxStatus", .. });
+            let again = error.may_be_retried() && !reached_a_shim && tries < MAX_DETAIL_TRIES;
             if again { Details::Wanted(tries) } else { Details::Known(parse::Details::default()) }
         }
     };

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::client::{Client, CriError};
 use super::parse::{ContainerDetails, Listed};
+use super::pause::spread;
 use crate::sandbox::{Container, ContainerId, Containers, Identity, SandboxId, Snapshot};
 
 /// Containers of all pods of a node; a kubelet admits a few hundred pods.
@@ -29,6 +30,7 @@ pub(super) struct Roster {
     facts: HashMap<ContainerId, Facts>,
     asking: JoinSet<(ContainerId, Result<ContainerDetails, CriError>)>,
     published: Arc<Containers>,
+    dirty: bool,
 }
 
 struct Facts {
@@ -41,8 +43,19 @@ struct Facts {
 pub(super) type Answer = Result<(ContainerId, Result<ContainerDetails, CriError>), JoinError>;
 
 impl Roster {
+    /// Something happened since the last update.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// What was under way is lost.
+    pub(super) fn reconnect(&mut self, now: Instant) {
+        self.asking = JoinSet::new();
+        self.facts.values_mut().filter(|facts| facts.due.is_none()).for_each(|facts| facts.due = Some(now));
+    }
+
     pub(super) fn take(&mut self, list: Vec<(SandboxId, Listed)>, snapshot: &Snapshot, now: Instant) {
-        self.listed.clear();
+        let before = std::mem::take(&mut self.listed);
         for (sandbox, container) in list.into_iter().take(MAX_CONTAINERS) {
             if snapshot.contains_key(&sandbox) {
                 let containers = self.listed.entry(sandbox).or_default();
@@ -57,6 +70,7 @@ impl Roster {
             let known = facts.remove(&container.id).unwrap_or_else(fresh);
             self.facts.insert(container.id.clone(), known);
         }
+        self.dirty |= before != self.listed;
     }
 
     /// Asks for what is due, a few at a time.
@@ -78,8 +92,11 @@ impl Roster {
         self.asking.join_next().await
     }
 
-    /// When something is due that is not asked yet.
+    /// When something is due that is not asked yet; `None` also while there is no room to ask.
     pub(super) fn next_due(&self) -> Option<Instant> {
+        if self.asking.len() >= PARALLEL {
+            return None;
+        }
         self.facts.values().filter_map(|facts| facts.due).min()
     }
 
@@ -88,18 +105,20 @@ impl Roster {
         let Some(facts) = self.facts.get_mut(&id) else { return };
         match answer {
             Ok(details) => {
-                *facts = Facts { known: Some(details), due: Some(now + REFRESH), failures: 0 };
+                self.dirty |= facts.known.as_ref() != Some(&details);
+                *facts = Facts { known: Some(details), due: Some(now + spread(REFRESH)), failures: 0 };
             }
             Err(error) => {
                 debug!(container_id = %id, error = &error as &dyn std::error::Error, "no details of the container");
                 facts.failures += 1;
-                facts.due = Some(now + (RETRY * facts.failures).min(REFRESH));
+                facts.due = Some(now + spread((RETRY * facts.failures).min(REFRESH)));
             }
         }
     }
 
     /// All containers of which enough is known for labels that will not change; `None`: as said last time.
     pub(super) fn update(&mut self, names: &BTreeMap<SandboxId, Identity>, is_crio: bool) -> Option<Arc<Containers>> {
+        self.dirty = false;
         let mut containers = Containers::new();
         for (sandbox, listed) in &self.listed {
             let Some(identity) = names.get(sandbox) else { continue };
@@ -180,6 +199,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lost_connection_forgets_what_was_under_way_and_nothing_else() {
+        let now = Instant::now();
+        let mut roster = Roster::default();
+        let known = Some(ContainerDetails::default());
+        roster.facts.insert(listed().id, Facts { known: known.clone(), due: None, failures: 0 });
+        assert_eq!(roster.next_due(), None);
+        roster.reconnect(now);
+        assert_eq!((roster.next_due(), &roster.facts[&listed().id].known), (Some(now), &known));
+    }
+
+    #[tokio::test]
     async fn a_container_is_told_of_when_its_details_are_known_and_only_once() {
         let now = Instant::now();
         let sandbox = SandboxId::parse("aa").unwrap();
@@ -188,7 +218,7 @@ mod tests {
         roster.facts.insert(listed().id, Facts { known: None, due: None, failures: 0 });
         assert!(roster.update(&names, false).is_none(), "nothing is known yet");
         roster.take_answer(Ok((listed().id, Ok(ContainerDetails::default()))), now);
-        assert_eq!(roster.next_due(), Some(now + REFRESH));
+        assert!(roster.next_due().is_some_and(|due| due > now + REFRESH / 2 && due <= now + 2 * REFRESH));
         assert_eq!(roster.update(&names, false).unwrap()[&sandbox].len(), 1);
         assert!(roster.update(&names, false).is_none(), "no news");
         roster.take(Vec::new(), &Snapshot::default(), now);
