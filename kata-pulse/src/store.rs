@@ -114,7 +114,11 @@ impl Store {
         let slot = &mut reading.sources[index(source)].state;
         let is_news = *slot != Some(state);
         *slot = Some(state);
-        if state != SourceState::Ok && reading.guest_from == Some(source) {
+        // An unsafe shim is why the other door is tried; any other end of either is the end of the numbers.
+        let is_door = matches!(source, Source::Shim | Source::Agent);
+        let of_other_door =
+            source == Source::Shim && state == SourceState::Unsafe && reading.guest_from != Some(source);
+        if state != SourceState::Ok && is_door && !of_other_door {
             (reading.stats, reading.guest) = (None, None);
         }
         if state != SourceState::Ok && source == Source::Runtime {

@@ -146,7 +146,7 @@ impl GuestCollector {
 
     /// The guest itself, which no request of ours can kill.
     async fn ask_agent(&self, sandbox: &Sandbox, address: Option<&AgentAddress>) -> Outcome {
-        let Some(door) = address.and_then(Door::of) else {
+        let Some(door) = address.and_then(|address| Door::of(address, &sandbox.id)) else {
             self.put_state(sandbox, Source::Agent, SourceState::Unsupported);
             return Outcome::Unsafe;
         };

@@ -32,8 +32,8 @@ pub(super) struct Facts {
     pub guest: GuestCgroup,
     /// Block devices that the guest's own page shows.
     pub guest_disks: Option<usize>,
-    /// CPU seconds that the whole guest has used, by its own page.
-    pub guest_cpu_seconds: Option<f64>,
+    /// Whether CPU times are microseconds that are taken for nanoseconds; `None`: not decided, or not any more.
+    pub in_microseconds: Option<bool>,
 }
 
 /// One defect.
@@ -47,6 +47,9 @@ pub(super) struct Quirk {
     pub fixed: Option<Version>,
     pub correct: fn(&mut Reported, &Facts),
 }
+
+/// The release since which agents give CPU times of cgroup v2 guests in nanoseconds.
+pub(super) const IN_NANOSECONDS: Version = Version::new(3, 9, 0);
 
 impl Quirk {
     fn applies(&self, facts: &Facts) -> bool {
@@ -75,7 +78,11 @@ pub struct KnownDefect {
 pub fn known_defects() -> impl Iterator<Item = KnownDefect> {
     QUIRKS.iter().map(|quirk| KnownDefect {
         defect: quirk.name,
-        shim: quirk.runtime.map_or("any", Runtime::as_str),
+        shim: match (quirk.runtime, quirk.words) {
+            (Some(runtime), _) => runtime.as_str(),
+            (None, Some(Words::V2)) => Runtime::Go.as_str(),
+            (None, _) => "any",
+        },
         message: match quirk.words {
             Some(Words::V1) => "cgroups.v1",
             Some(Words::V2) => "cgroups.v2",
@@ -106,7 +113,8 @@ const UNLIMITED_FROM: u64 = 1 << 62;
 const NOTHING_IS_IN_SO_MUCH: u64 = 1 << 20;
 
 const ANY: Quirk = Quirk { name: "", runtime: None, words: None, guest: None, fixed: None, correct: |_, _| {} };
-const GO_V2: Quirk = Quirk { runtime: Some(Runtime::Go), words: Some(Words::V2), ..ANY };
+/// No other shim speaks these words, so they tell the shim where nothing else does.
+const GO_V2: Quirk = Quirk { words: Some(Words::V2), ..ANY };
 const GO_V1: Quirk = Quirk { runtime: Some(Runtime::Go), words: Some(Words::V1), ..ANY };
 const RUST: Quirk = Quirk { runtime: Some(Runtime::Rust), ..ANY };
 
@@ -120,22 +128,26 @@ pub(super) const QUIRKS: &[Quirk] = &[
     Quirk {
         name: "CPU time of a cgroup v2 guest is in microseconds and taken for nanoseconds",
         guest: Some(GuestCgroup::V2),
-        fixed: Some(Version::new(3, 9, 0)),
+        fixed: Some(IN_NANOSECONDS),
         correct: |reported, facts| {
-            // A guest's image may be newer than its shim: then a thousand times as much is more than the whole guest
-            // has used. While that is not known, neither is this.
-            let times = |value: Option<u64>| value.and_then(|value| value.checked_mul(1000));
-            let corrected = times(reported.cpu_total_ns);
-            let likely = corrected.zip(facts.guest_cpu_seconds).map(|(ns, all)| ns as f64 / 1e9 <= all * 1.1 + 1.0);
-            match likely {
-                Some(true) => {
-                    reported.cpu_total_ns = corrected;
-                    reported.cpu_user_ns = times(reported.cpu_user_ns);
-                    reported.cpu_system_ns = times(reported.cpu_system_ns);
-                }
-                Some(false) => {}
-                None => (reported.cpu_total_ns, reported.cpu_user_ns, reported.cpu_system_ns) = (None, None, None),
+            let times = [&mut reported.cpu_total_ns, &mut reported.cpu_user_ns, &mut reported.cpu_system_ns];
+            for time in times {
+                *time = match facts.in_microseconds {
+                    Some(true) => time.and_then(|value| value.checked_mul(1000)),
+                    Some(false) => *time,
+                    None => None,
+                };
             }
+        },
+        ..ANY
+    },
+    Quirk {
+        name: "a container that runs has used some CPU and has tasks: 0 is unknown",
+        correct: |reported, _| {
+            if reported.cpu_total_ns == Some(0) {
+                (reported.cpu_total_ns, reported.cpu_user_ns, reported.cpu_system_ns) = (None, None, None);
+            }
+            reported.tasks = reported.tasks.filter(|&tasks| tasks > 0);
         },
         ..ANY
     },
@@ -160,6 +172,7 @@ pub(super) const QUIRKS: &[Quirk] = &[
         correct: |reported, _| {
             if reported.usage == Some(0) {
                 (reported.usage, reported.max_usage, reported.swap) = (None, None, None);
+                reported.limit = None;
             }
         },
         ..GO_V2
@@ -168,6 +181,7 @@ pub(super) const QUIRKS: &[Quirk] = &[
         name: "a container that runs uses some memory: 0 is unknown",
         correct: |reported, _| {
             reported.usage = reported.usage.filter(|&usage| usage > 0);
+            reported.working_set = reported.working_set.filter(|_| reported.usage.is_some());
         },
         ..ANY
     },
@@ -221,7 +235,7 @@ pub(super) const QUIRKS: &[Quirk] = &[
         name: "neither cache nor anonymous memory where there is memory in use",
         correct: |reported, _| {
             let nothing = reported.rss.unwrap_or(0) == 0 && reported.cache.unwrap_or(0) == 0;
-            if nothing && reported.usage.is_some_and(|usage| usage > NOTHING_IS_IN_SO_MUCH) {
+            if nothing && reported.usage.is_none_or(|usage| usage > NOTHING_IS_IN_SO_MUCH) {
                 (reported.rss, reported.cache, reported.mapped_file) = (None, None, None);
             }
         },

@@ -29,6 +29,46 @@ pub struct ContainerHistory {
     /// In the order of their use below.
     counters: Highest<11>,
     disks: Devices<4>,
+    pages: Devices<1>,
+    cpu_unit: CpuUnit,
+}
+
+/// In what an agent of before 3.9 counts the CPU time of a cgroup v2 guest's containers. Decided once: a counter whose
+/// unit changed would jump.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum CpuUnit {
+    #[default]
+    Undecided,
+    Nanoseconds,
+    Microseconds,
+    /// What was shown before and what is known now do not agree.
+    Unknowable,
+}
+
+impl CpuUnit {
+    /// The guest's image may be newer than its shim: then a thousand times as much is more than the whole guest has used.
+    fn decide(&mut self, total: Option<u64>, is_old: Option<bool>, guest_cpu_seconds: Option<f64>) -> Option<bool> {
+        let Some(total) = total.filter(|&total| total > 0) else { return None };
+        let if_micro = total as f64 / 1e6;
+        *self = match (*self, is_old) {
+            // Without a release nothing is corrected, and what was shown so stays so.
+            (Self::Undecided, None | Some(false)) => Self::Nanoseconds,
+            (Self::Undecided, Some(true)) => match guest_cpu_seconds {
+                Some(all) if if_micro <= all * 1.1 + 1.0 => Self::Microseconds,
+                Some(_) => Self::Nanoseconds,
+                None => Self::Undecided,
+            },
+            (Self::Microseconds, _) if guest_cpu_seconds.is_some_and(|all| if_micro > all * 4.0 + 60.0) => {
+                Self::Unknowable
+            }
+            (decided, _) => decided,
+        };
+        match self {
+            Self::Microseconds => Some(true),
+            Self::Nanoseconds => Some(false),
+            Self::Undecided | Self::Unknowable => None,
+        }
+    }
 }
 
 /// One container's numbers in the message's own words; `None`: the message has no place for it.
@@ -100,7 +140,11 @@ pub fn convert_task(
         words,
         guest,
         guest_disks: context.guest_disks,
-        guest_cpu_seconds: context.guest_cpu_seconds,
+        in_microseconds: history.cpu_unit.decide(
+            reported.cpu_total_ns,
+            context.version.map(|version| version < quirks::IN_NANOSECONDS),
+            context.guest_cpu_seconds,
+        ),
     };
     quirks::correct(&mut reported, &facts);
     let mut dropped = ConvertDropped::default();
@@ -282,7 +326,7 @@ fn to_stats(
     history: &mut ContainerHistory,
     dropped: &mut ConvertDropped,
 ) -> Stats {
-    let ContainerHistory { counters, disks } = history;
+    let ContainerHistory { counters, disks, pages, .. } = history;
     let mut pass = |at: usize, value: Option<f64>| counters.pass(at, value, dropped);
     let count = |value: Option<u64>| value.map(|value| value as f64);
     let seconds = |value: Option<u64>| value.map(|ns| ns as f64 / NS);
@@ -316,7 +360,7 @@ fn to_stats(
             guest_tasks: None,
         },
         disks: reported.disks.iter().filter_map(|disk| to_disk(disk, disks, dropped)).collect(),
-        huge_pages: reported.huge_pages.iter().filter(|pages| was_used(pages)).map(to_pages).collect(),
+        huge_pages: to_pages(&reported.huge_pages, pages, dropped),
         writable_layer_bytes: count(reported.writable_layer),
         ..Stats::default()
     }
@@ -381,13 +425,26 @@ fn was_used(pages: &ReportedPages) -> bool {
     pages.usage > 0 || pages.max > 0 || pages.failcnt > 0
 }
 
-fn to_pages(pages: &ReportedPages) -> HugePageStats {
-    HugePageStats {
-        page_size: pages.page_size.chars().take(16).collect::<String>().into(),
-        usage_bytes: Some(pages.usage as f64),
-        max_usage_bytes: Some(pages.max as f64),
-        limit_hits: Some(pages.failcnt as f64),
+/// Sizes are words of the guest: only those that a kernel writes are taken, each once.
+fn to_pages(reported: &[ReportedPages], history: &mut Devices<1>, dropped: &mut ConvertDropped) -> Vec<HugePageStats> {
+    let is_size = |size: &str| {
+        let number = size.strip_suffix('B').and_then(|size| size.strip_suffix(['K', 'M', 'G']));
+        number.is_some_and(|number| (1..=4).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut shown: Vec<HugePageStats> = Vec::new();
+    for pages in reported.iter().filter(|pages| was_used(pages) && is_size(&pages.page_size)) {
+        if shown.iter().any(|known| *known.page_size == *pages.page_size) {
+            continue;
+        }
+        let Some(highest) = history.get(&pages.page_size, dropped) else { continue };
+        shown.push(HugePageStats {
+            page_size: pages.page_size.as_str().into(),
+            usage_bytes: Some(pages.usage as f64),
+            max_usage_bytes: Some(pages.max as f64),
+            limit_hits: highest.pass(0, Some(pages.failcnt as f64), dropped),
+        });
     }
+    shown
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn user_and_system_time_of_gos_v2_message_are_swapped_and_of_no_other() {
     let cpu = stats(v2(message.clone()), GO).cpu;
     assert_eq!((cpu.usage_seconds, cpu.user_seconds, cpu.system_seconds), (Some(5.0), Some(4.0), Some(1.0)));
     let unknown = TaskContext { runtime: None, ..GO };
-    assert_eq!(stats(v2(message), unknown).cpu.user_seconds, Some(1.0));
+    assert_eq!(stats(v2(message), unknown).cpu.user_seconds, Some(4.0), "no other shim speaks these words");
     let usage = v1::CpuUsage { total: 5_000_000_000, user: 4_000_000_000, kernel: 1_000_000_000, per_cpu: Vec::new() };
     let cpu = v1::CpuStat { usage: Some(usage), throttling: None };
     let cpu = stats(v1(v1::Metrics { cpu: Some(cpu), ..Default::default() }), GO).cpu;
@@ -113,6 +113,39 @@ fn microseconds_taken_for_nanoseconds_are_told_by_what_the_guest_used() {
     assert_eq!(stats(message(), GO).cpu.usage_seconds, Some(0.005));
     let unknown = TaskContext { version: None, ..GO };
     assert_eq!(stats(message(), unknown).cpu.usage_seconds, Some(0.005));
+}
+
+#[test]
+fn a_unit_once_shown_stays_or_nothing_is_shown() {
+    let message = |total| {
+        let usage = v1::CpuUsage { total, ..Default::default() };
+        let cpu = Some(v1::CpuStat { usage: Some(usage), throttling: None });
+        v1(v1::Metrics { cpu, ..v1_message(memory_of_v2_guest()) })
+    };
+    let old = |guest| TaskContext { version: Some(Version::new(3, 8, 0)), guest_cpu_seconds: Some(guest), ..GO };
+    let show = |history: &mut ContainerHistory, total, context| {
+        convert_task(&message(total), context, history).0.cpu.usage_seconds
+    };
+    // Several CPUs were busy since the guest's own page was taken.
+    let mut history = ContainerHistory::default();
+    assert_eq!(show(&mut history, 5_000_000, old(5.0)), Some(5.0));
+    assert_eq!(show(&mut history, 9_000_000, old(5.0)), Some(9.0));
+    // An idle container of a newer guest looked like an old one until it worked.
+    assert_eq!(show(&mut history, 900_000_000, old(6.0)), None);
+    assert_eq!(show(&mut history, 990_000_000, old(900.0)), None);
+    // The release became known when times were shown already.
+    let mut history = ContainerHistory::default();
+    assert_eq!(show(&mut history, 5_000_000, TaskContext { version: None, ..GO }), Some(0.005));
+    assert_eq!(show(&mut history, 6_000_000, old(6.0)), Some(0.006));
+}
+
+#[test]
+fn zero_cpu_and_zero_tasks_of_a_container_that_runs_are_unknown() {
+    let usage = v1::CpuUsage { total: 0, user: 0, kernel: 0, per_cpu: Vec::new() };
+    let cpu = Some(v1::CpuStat { usage: Some(usage), throttling: None });
+    let pids = Some(v1::PidsStat { current: 0, limit: 0 });
+    let stats = stats(v1(v1::Metrics { cpu, pids, ..Default::default() }), GO);
+    assert_eq!((stats.cpu, stats.processes.threads), (CpuStats::default(), None));
 }
 
 /// A cgroup v2 guest through the Go shim's v1 message: nothing of `memory.stat` comes through.
@@ -179,6 +212,10 @@ fn memory_of_0_is_unknown() {
         let message = v2::Metrics { memory: Some(memory), ..Default::default() };
         let memory = stats(v2(message), context).memory;
         assert_eq!((memory.usage_bytes, memory.working_set_bytes), (None, None), "{context:?}");
+        let lost = v2::MemoryStat { anon: 0, file: 0, file_mapped: 0, usage: 0, usage_limit: 0, ..Default::default() };
+        let message = v2::Metrics { memory: Some(lost), ..Default::default() };
+        let memory = stats(v2(message), context).memory;
+        assert_eq!((memory.rss_bytes, memory.cache_bytes, memory.mapped_file_bytes), (None, None, None));
     }
 }
 
@@ -264,7 +301,7 @@ fn where_the_last_device_wins_numbers_are_shown_only_if_there_is_but_one() {
 #[test]
 fn huge_pages_without_size_or_use_are_left_out() {
     let pages = |pagesize: &str, usage| v1::HugetlbStat { pagesize: pagesize.into(), usage, max: usage, failcnt: 0 };
-    let hugetlb = vec![pages("2MB", 4 * MB), pages("1GB", 0), pages("", MB)];
+    let hugetlb = vec![pages("2MB", 4 * MB), pages("1GB", 0), pages("", MB), pages("2MB", MB), pages("x\"yMB", MB)];
     let shown = stats(v1(v1::Metrics { hugetlb, ..Default::default() }), GO).huge_pages;
     assert_eq!(shown.len(), 1);
     assert_eq!((&*shown[0].page_size, shown[0].usage_bytes), ("2MB", Some(4.0 * MB as f64)));

@@ -4,6 +4,7 @@
 
 pub(crate) mod query;
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +19,7 @@ pub use query::{MetricsQuery, UnknownSandbox};
 
 use crate::model::{ContainerPage, Limits, SandboxPage, SourcePage};
 use crate::render::{self, ForeignFamily};
-use crate::sandbox::{Container, Sandbox, Snapshot, Source, SourceState};
+use crate::sandbox::{Container, Sandbox, SandboxState, Snapshot, Source, SourceState};
 use crate::store::{Reading, SourceReading, Store, index};
 use crate::telemetry::Own;
 
@@ -26,6 +27,9 @@ use crate::telemetry::Own;
 const OWN_AGE: Duration = Duration::from_secs(5);
 /// Fast: a page is compressed for one scrape or few.
 const GZIP_LEVEL: u32 = 1;
+
+/// A sandbox whose name cannot be had for so long is shown without: a runtime that is not there tells none.
+const PATIENCE_FOR_NAMES: Duration = Duration::from_secs(45);
 
 /// What holds for all sandboxes of this node.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +53,7 @@ struct Inner {
     own: Own,
     selection: Selection,
     host: HostView,
+    started: Instant,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -70,7 +75,8 @@ impl Scraper {
         selection: Selection,
         host: HostView,
     ) -> Self {
-        Self(Arc::new(Inner { snapshots, store, own, selection, host, cached: Mutex::new(None) }))
+        let started = Instant::now();
+        Self(Arc::new(Inner { snapshots, store, own, selection, host, started, cached: Mutex::new(None) }))
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -124,8 +130,9 @@ impl Scraper {
         let sandboxes: Vec<SandboxPage> = snapshot
             .values()
             .zip(readings)
-            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.host))
+            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.host, self.0.started.elapsed()))
             .collect();
+        let sandboxes = one_per_pod(sandboxes, snapshot);
         // A page about one sandbox is about that sandbox.
         let own = if query.sandbox.is_some() { Vec::new() } else { self.0.own.families() };
         let own = own.into_iter().map(|family| ForeignFamily {
@@ -163,15 +170,45 @@ fn states(reading: &Reading, host: HostView) -> Vec<(Source, SourceState)> {
     Source::ALL.into_iter().zip(reading.sources).map(state).collect()
 }
 
-fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxPage {
+/// Of two sandboxes of one pod, an earlier one and the one that was made in its place, one has the pod's series.
+fn one_per_pod(mut pages: Vec<SandboxPage>, snapshot: &Snapshot) -> Vec<SandboxPage> {
+    let rank = |sandbox: &Sandbox| {
+        let identity = sandbox.identity.as_ref();
+        (identity.is_some_and(|identity| identity.ready), identity.and_then(|identity| identity.created_unix_ns))
+    };
+    let mut newest: HashMap<String, (usize, _)> = HashMap::with_capacity(pages.len());
+    let mut older = Vec::new();
+    for (at, (page, sandbox)) in pages.iter().zip(snapshot.values()).enumerate() {
+        match newest.get_mut(&page.pod_level_id) {
+            None => drop(newest.insert(page.pod_level_id.clone(), (at, rank(sandbox)))),
+            Some(known) if known.1 < rank(sandbox) => {
+                older.push(std::mem::replace(known, (at, rank(sandbox))).0);
+            }
+            Some(_) => older.push(at),
+        }
+    }
+    older.into_iter().for_each(|at| pages[at].stats = None);
+    pages
+}
+
+fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView, since_start: Duration) -> SandboxPage {
     let sources = states(&reading, host).into_iter().map(|(source, state)| SourcePage {
         source: source.as_str(),
         state: state.as_str(),
         collected_unix_seconds: reading.sources[index(source)].collected.and_then(unix_seconds),
     });
     // Series whose labels would change a moment later are better not begun.
-    let named = sandbox.identity.is_some()
-        || reading.sources[index(Source::Cri)].state.is_some_and(|state| state != SourceState::Booting);
+    let cri = reading.sources[index(Source::Cri)].state;
+    let named = match cri {
+        _ if sandbox.identity.is_some() => true,
+        Some(SourceState::Unsupported) => true,
+        Some(SourceState::Booting) | None => false,
+        Some(_) => since_start >= PATIENCE_FOR_NAMES,
+    };
+    // What is not asked any more has nothing new to say, and its last words would look like fresh ones.
+    let ends = sandbox.identity.as_ref().is_some_and(|identity| !identity.ready);
+    let is_asked = sandbox.state != SandboxState::Stopping && !ends;
+    let shown = named && is_asked;
     let identity = sandbox.identity.clone().unwrap_or_default();
     SandboxPage {
         sandbox_id: sandbox.id.to_string(),
@@ -187,10 +224,10 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView) -> SandboxP
         pod_source: if reading.guest_from.is_some() { "guest" } else { "" },
         cgroup_mode: host.cgroup_mode,
         sources: sources.collect(),
-        containers: sandbox.containers.iter().map(|container| container_page(container, &reading)).collect(),
-        raw: if named { reading.raw } else { Arc::default() },
-        stats: reading.stats.filter(|_| named),
-        guest: reading.guest.filter(|_| named),
+        containers: sandbox.containers.iter().filter(|_| is_asked).map(|one| container_page(one, &reading)).collect(),
+        raw: if shown { reading.raw } else { Arc::default() },
+        stats: reading.stats.filter(|_| shown),
+        guest: reading.guest.filter(|_| shown),
     }
 }
 
@@ -209,7 +246,8 @@ fn container_page(container: &Container, reading: &Reading) -> ContainerPage {
         name: container.label_name.clone(),
         created_unix_seconds: seconds(container.created_unix_ns),
         started_unix_seconds: seconds(container.started_unix_ns),
-        seen_unix_seconds: said.and_then(|said| unix_seconds(said.at)).map(f64::floor),
+        // As cAdvisor has it: now, of those that gave numbers when they were last asked.
+        seen_unix_seconds: said.and_then(|_| unix_seconds(SystemTime::now())).map(f64::floor),
         limits: limits(&container.limits, said.and_then(|said| said.stats.memory.limit_bytes)),
         stats: said.map(|said| said.stats.clone()),
     }
@@ -225,8 +263,8 @@ fn limits(known: &crate::sandbox::Limits, guests_memory: Option<f64>) -> Limits 
         cpu_period_us: positive(known.cpu_period_us),
         cpu_quota_us: positive(known.cpu_quota_us),
         cpu_shares: positive(known.cpu_shares),
-        memory_bytes: bytes(known.memory_bytes).or(guests_memory),
-        memory_swap_bytes: bytes(known.memory_swap_bytes),
+        memory_bytes: bytes(known.memory_bytes).or(guests_memory).or(Some(0.0)),
+        memory_swap_bytes: bytes(known.memory_swap_bytes).or(Some(0.0)),
         open_files: known.open_files.map(|files| if files >= 1 << 62 { -1.0 } else { files as f64 }),
     }
 }
@@ -238,3 +276,6 @@ fn pod_level_id(sandbox: &Sandbox) -> String {
         None => format!("/kata/{}", sandbox.id),
     }
 }
+
+#[cfg(test)]
+mod tests;

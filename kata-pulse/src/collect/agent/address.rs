@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::sandbox::AgentAddress;
+use crate::sandbox::{AgentAddress, SandboxId};
 
 /// Longer than any socket's path can be.
 const PATH_BYTES: usize = 108;
+/// The agent's, in every release.
+const PORT: u32 = 1024;
 
 /// A way to a guest's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,17 +24,18 @@ pub enum Door {
 }
 
 impl Door {
-    /// `None`: an address that is none of ours to call, as the tunnel of a remote VM.
-    pub fn of(address: &AgentAddress) -> Option<Self> {
+    /// `None`: an address that is none of ours to call, as the tunnel of a remote VM, or not this sandbox's.
+    pub fn of(address: &AgentAddress, sandbox: &SandboxId) -> Option<Self> {
         let (scheme, rest) = address.0.trim().split_once("://")?;
         let (place, port) = rest.rsplit_once(':')?;
-        let port = port.parse().ok()?;
+        let port = port.parse().ok().filter(|port| *port == PORT)?;
+        let is_ours = |part: &str| part == sandbox.as_str() || part == sandbox.firecracker_prefix();
         match scheme {
             // The first three name the hypervisor, nobody and the host itself.
             "vsock" => {
                 place.parse().ok().filter(|&cid| cid > 2 && cid != u32::MAX).map(|cid| Self::Vsock { cid, port })
             }
-            "hvsock" if place.starts_with('/') && place.len() < PATH_BYTES => {
+            "hvsock" if place.starts_with('/') && place.len() < PATH_BYTES && place.split('/').any(is_ours) => {
                 Some(Self::Hybrid { socket: place.into(), port })
             }
             _ => None,
@@ -45,7 +48,7 @@ mod tests {
     use super::*;
 
     fn door(address: &str) -> Option<Door> {
-        Door::of(&AgentAddress(address.into()))
+        Door::of(&AgentAddress(address.into()), &SandboxId::parse("aa").unwrap())
     }
 
     #[test]
@@ -61,7 +64,10 @@ mod tests {
         for address in ["", ":1024", "vsock://2:1024", "vsock://4294967295:1024", "vsock://x:1024", "hvsock://a:1024"] {
             assert_eq!(door(address), None, "{address}");
         }
-        for address in ["remote:///run/peerpod/x.sock:1024", "hvsock:///a", "hvsock:///a:x", &long] {
+        for address in ["remote:///run/peerpod/aa.sock:1024", "hvsock:///aa/x", "hvsock:///aa/x:1", &long] {
+            assert_eq!(door(address), None, "{address}");
+        }
+        for address in ["hvsock:///run/kata/bb/root/kata.hvsock:1024", "vsock://3:22"] {
             assert_eq!(door(address), None, "{address}");
         }
     }
