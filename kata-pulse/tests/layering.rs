@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("discover", &["sandbox", "config"]),
     ("registry", &["sandbox"]),
     ("collect", &["sandbox", "config"]),
-    ("convert", &["model", "collect"]),
+    ("convert", &["sandbox", "model", "collect"]),
     ("render", &["model"]),
     ("store", &["sandbox", "model", "convert"]),
     ("scrape", &["sandbox", "model", "render", "store", "telemetry"]),
@@ -31,7 +31,7 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, out);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
             out.push(path);
         }
     }

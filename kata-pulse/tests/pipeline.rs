@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use kata_pulse_sim::{CriFlavour, CriServer, Fault, Node, SandboxSpec};
 use support::{Agent, root};
 
+const OF_A_POD: &str = "container_cpu_usage_seconds_total{container=\"\",";
+
 fn value(page: &str, starts: &str) -> Option<f64> {
     page.lines().find(|line| line.starts_with(starts))?.rsplit_once(' ')?.1.parse().ok()
 }
@@ -44,11 +46,9 @@ async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
     );
     // Two pages tell in which unit a guest counts; then the seconds must be those of the guest.
     let page = agent
-        .until("CPU time", |page| {
-            page.lines().any(|line| line.starts_with("container_cpu_usage_seconds_total{") && line.contains("pod-1"))
-        })
+        .until("CPU time", |page| page.lines().any(|line| line.starts_with(OF_A_POD) && line.contains("pod-1")))
         .await;
-    let usage = value(&page, "container_cpu_usage_seconds_total{").unwrap();
+    let usage = value(&page, OF_A_POD).unwrap();
     assert!((1.0..600.0).contains(&usage), "{usage} s of a guest that is a minute old");
     assert_eq!(node.shims_killed(), 0);
     assert_eq!(agent.get("/metrics?sandbox=nobody").0, 404);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tracing::info;
 
+use super::suspects::Suspects;
 use crate::collect::cri::Client;
 use crate::collect::runtime::types::TaskSample;
 use crate::collect::runtime::{self, RuntimeError};
@@ -20,6 +21,9 @@ use crate::telemetry::Own;
 
 /// A healthy guest answers within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// CRI-O goes on with a question after nobody waits for the answer any more, and asks no other shim meanwhile.
+const CRI_O_PATIENCE: Duration = Duration::from_secs(100);
 
 /// A shim works on a question for up to a minute after nobody waits for the answer any more, and the Go shim does
 /// nothing else for its pod meanwhile: the first pause is longer than that.
@@ -37,23 +41,22 @@ pub(super) struct ContainerCollector {
     pub own: Own,
     pub runtime: watch::Receiver<Option<Client>>,
     pub ooms: OomCounts,
-    /// CRI-O asks one shim at a time, whoever wants it: a second call would only wait behind the first.
-    pub one_by_one: tokio::sync::Mutex<()>,
+    pub cri_o: CriOTurn,
+    pub suspects: Suspects,
 }
+
+/// CRI-O asks one shim at a time, whoever wants it: a second call would only wait behind the first, and be blamed for it.
+#[derive(Debug, Default)]
+pub(super) struct CriOTurn(Arc<tokio::sync::Mutex<()>>);
 
 /// How often the guest's kernel has killed in each container, since this agent listens.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OomCounts(Arc<Mutex<HashMap<ContainerId, u64>>>);
 
 impl OomCounts {
-    /// More containers than a node has are an attack.
-    const MAX: usize = 20_000;
-
+    /// Of a container that the registry knows, so that there is no end of them.
     pub fn count(&self, id: ContainerId) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() < Self::MAX || counts.contains_key(&id) {
-            *counts.entry(id).or_default() += 1;
-        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default() += 1;
     }
 
     fn of(&self, id: &ContainerId) -> u64 {
@@ -79,9 +82,21 @@ impl Collect for ContainerCollector {
     async fn collect(&self, sandbox: Arc<Sandbox>) -> Outcome {
         let client = self.runtime.borrow().clone();
         let Some(client) = client else { return self.failed(&sandbox, &RuntimeError::NotConnected) };
-        let _turn = if client.is_containerd() { None } else { Some(self.one_by_one.lock().await) };
+        if self.suspects.is_held(&sandbox, Source::Runtime) {
+            return Outcome::TimedOut;
+        }
         let started = Instant::now();
-        let answer = runtime::ask(&client, &sandbox, DEADLINE).await;
+        let answer = if client.is_containerd() {
+            runtime::ask(&client, &sandbox, DEADLINE).await
+        } else {
+            match self.ask_cri_o(client.clone(), &sandbox).await {
+                Some(answer) => answer,
+                None => return Outcome::Failed,
+            }
+        };
+        if answer.as_ref().is_err_and(|error| error.state() == SourceState::Timeout) {
+            self.suspects.hold(&sandbox, Source::Runtime);
+        }
         self.own.collected(Source::Runtime, started.elapsed());
         match answer {
             // The runtime leaves out what a shim did not give: nothing at all is no answer.
@@ -96,6 +111,32 @@ impl Collect for ContainerCollector {
 }
 
 impl ContainerCollector {
+    /// The turn is given back when CRI-O has really done with the question. `None`: the pod was not to be asked any more
+    /// when its turn came.
+    async fn ask_cri_o(&self, client: Client, sandbox: &Sandbox) -> Option<Result<Vec<TaskSample>, RuntimeError>> {
+        let waiting = tokio::time::timeout(DEADLINE, self.cri_o.0.clone().lock_owned());
+        let Ok(turn) = waiting.await else {
+            // Another pod's guest holds CRI-O up: old numbers go, and the next turn comes as it would have.
+            self.own.collect_failed(Source::Runtime, SourceState::Timeout);
+            self.put_state(sandbox, SourceState::Timeout);
+            return None;
+        };
+        let now = self.registry.snapshot().get(&sandbox.id).cloned();
+        let sandbox = now.filter(|now| now.directory_inode == sandbox.directory_inode && self.key(now).is_some())?;
+        let (id, (answered, answer)) = (sandbox.id.to_string(), tokio::sync::oneshot::channel());
+        tokio::spawn(async move {
+            let answer = runtime::ask(&client, &sandbox, CRI_O_PATIENCE).await;
+            drop(turn);
+            // Nobody may wait for it any more.
+            let _ = answered.send(answer);
+        });
+        let late = || RuntimeError::Deadline { call: "ListContainerStats", sandbox: id, deadline: DEADLINE };
+        match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(answer)) => Some(answer),
+            _ => Some(Err(late())),
+        }
+    }
+
     /// What was collected of an earlier life of the id is of no interest to the present one.
     fn lives(&self, sandbox: &Sandbox) -> bool {
         let snapshot = self.registry.snapshot();

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
+use super::suspects::Suspects;
 use crate::collect::agent::{self, AgentError, Door};
 use crate::collect::schedule::{Collect, Outcome, Rules};
 use crate::collect::shim::client::{Cut, Limits, Page, Question, ShimError, ask};
 use crate::collect::shim::parse::{ParseLimits, parse};
-use crate::collect::shim::raw::{RawPage, parse_raw};
 use crate::collect::shim::safety::{Verdict, decide, is_address};
 use crate::collect::shim::types::{Dropped, ShimSample};
 use crate::config::ShimMetrics;
-use crate::convert::{ConvertDropped, GuestHistory, Moment, convert};
+use crate::convert::{ConvertDropped, GuestHistory, Moment, RawPage, convert, parse_raw};
 use crate::discover::boot_now;
 use crate::registry::{AgentReply, Registry};
 use crate::sandbox::{AgentAddress, Evidence, ProcessRole, Runtime, Sandbox, SandboxState, Source, SourceState};
@@ -48,6 +48,7 @@ pub(super) struct GuestCollector {
     pub started: Instant,
     /// Of families that are passed through.
     pub passthrough: Vec<String>,
+    pub suspects: Suspects,
 }
 
 impl Collect for GuestCollector {
@@ -65,6 +66,10 @@ impl Collect for GuestCollector {
             Err(error) => return self.failed(&sandbox, &error),
         };
         match decide(&evidence, self.policy) {
+            Verdict::Ask if self.suspects.is_held(&sandbox, Source::Shim) => {
+                self.count_failure(&sandbox, SourceState::Timeout);
+                Outcome::TimedOut
+            }
             Verdict::Ask => self.ask_metrics(&sandbox).await,
             Verdict::AskForced(reason) => {
                 warn!(sandbox_id = %sandbox.id, reason, "asking a shim that may die of it, as --shim-metrics force says");
@@ -206,7 +211,10 @@ impl GuestCollector {
             return if page.cut == Some(Cut::Deadline) { Outcome::TimedOut } else { Outcome::Collected };
         }
         let state = match page.cut {
-            Some(Cut::Deadline) => SourceState::Timeout,
+            Some(Cut::Deadline) => {
+                self.suspects.hold(sandbox, Source::Shim);
+                SourceState::Timeout
+            }
             Some(Cut::Peer) => SourceState::BadPage,
             None if !is_exposition(&page.body) => SourceState::BadPage,
             None if took < DENIED_WITHIN => SourceState::Denied,
@@ -276,7 +284,10 @@ impl GuestCollector {
             );
         }
         match state {
-            SourceState::Timeout => Outcome::TimedOut,
+            SourceState::Timeout => {
+                self.suspects.hold(sandbox, Source::Shim);
+                Outcome::TimedOut
+            }
             // Between bind and listen nobody answers on a new socket, and a dead one costs nothing to try.
             SourceState::Refused | SourceState::Gone => Outcome::Booting,
             _ => Outcome::Failed,

@@ -3,6 +3,7 @@
 mod containers;
 mod guest;
 mod page;
+mod suspects;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,9 +29,10 @@ use crate::store::{Store, index};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Own};
 use crate::{serve, version};
-use containers::{ContainerCollector, OomCounts};
+use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
 use page::{Pages, Readiness};
+use suspects::Suspects;
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
 const FIRST_COLLECTION_PATIENCE: Duration = Duration::from_millis(1500);
@@ -62,7 +64,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let ebpf = ebpf_state(&config, kernel.as_ref());
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
-    start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests);
+    let suspects = Suspects::default();
+    start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
         let collector = ContainerCollector {
             registry: registry.clone(),
@@ -70,7 +73,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             own: own.clone(),
             runtime,
             ooms: ooms.clone(),
-            one_by_one: tokio::sync::Mutex::default(),
+            cri_o: CriOTurn::default(),
+            suspects: suspects.clone(),
         };
         let interval = config.metrics_interval;
         let collector = Arc::new(collector);
@@ -239,6 +243,7 @@ fn start_guest_collection(
     registry: &Registry,
     store: &Store,
     scraped: mpsc::Receiver<schedule::Scraped>,
+    suspects: Suspects,
 ) {
     let collector = GuestCollector {
         registry: registry.clone(),
@@ -249,6 +254,7 @@ fn start_guest_collection(
         ticks_per_second: procfs::ticks_per_second() as f64,
         started: Instant::now(),
         passthrough: config.passthrough.clone(),
+        suspects,
     };
     let collector = Arc::new(collector);
     let scheduling = schedule::run(registry.subscribe(), scraped, config.metrics_interval, guest::RULES, collector);
@@ -316,7 +322,13 @@ async fn name_sandboxes(
                     shims.send_replace(found);
                 }
             }
-            CriUpdate::OutOfMemory(container) => ooms.count(container),
+            CriUpdate::OutOfMemory(container) => {
+                let snapshot = registry.snapshot();
+                let all = snapshot.values().flat_map(|sandbox| &sandbox.containers);
+                if all.into_iter().any(|known| known.id == container) {
+                    ooms.count(container);
+                }
+            }
             CriUpdate::Unreachable(state) => {
                 for (id, sandbox) in registry.snapshot().iter() {
                     store.put_state(id, sandbox.directory_inode, Source::Cri, state);

@@ -5,9 +5,8 @@
 pub struct RawFamily {
     /// As the page shows it.
     pub name: Box<str>,
-    /// `gauge`, `counter`, `histogram`, `summary`, `untyped`.
+    /// `gauge`, `counter`, `histogram`, `summary`.
     pub kind: &'static str,
-    pub help: Box<str>,
     pub samples: Vec<RawSample>,
 }
 

@@ -7,35 +7,28 @@ use super::text::escape;
 use super::{ForeignFamily, Format};
 use crate::model::{RawFamily, RawSample, SandboxPage};
 
-/// In name order. A sandbox whose release has another type for a family is left out of it: one family has one type.
+/// In name order.
 pub fn raw_families(sandboxes: &[SandboxPage], format: Format) -> Vec<ForeignFamily> {
-    let mut families: BTreeMap<&str, (&RawFamily, String)> = BTreeMap::new();
+    let mut families: BTreeMap<&str, String> = BTreeMap::new();
     for sandbox in sandboxes {
         let labels = Labels::of(sandbox);
         for family in sandbox.raw.iter() {
-            let (first, lines) = families.entry(&family.name).or_insert_with(|| (family, head(family, format)));
-            if first.kind == family.kind {
-                family.samples.iter().for_each(|sample| labels.write(lines, &family.name, sample));
-            }
+            let lines = families.entry(&family.name).or_insert_with(|| head(family, format));
+            family.samples.iter().for_each(|sample| labels.write(lines, &family.name, sample));
         }
     }
-    families.into_iter().map(|(name, (_, lines))| ForeignFamily { name: name.to_owned(), lines }).collect()
+    families.into_iter().map(|(name, lines)| ForeignFamily { name: name.to_owned(), lines }).collect()
 }
 
 fn head(family: &RawFamily, format: Format) -> String {
-    let RawFamily { name, help, kind, .. } = family;
-    let kind = match (format, *kind) {
-        (_, kind @ ("gauge" | "histogram" | "summary")) => kind,
-        (Format::Text, "counter") => "counter",
-        (Format::Text, _) => "untyped",
-        // Kata's counters lack the suffix that a counter must have there.
-        (Format::OpenMetrics, _) => "unknown",
+    let RawFamily { name, kind, .. } = family;
+    let (name, kind) = match (format, *kind, name.strip_suffix("_total")) {
+        (Format::OpenMetrics, "counter", Some(base)) => (base, "counter"),
+        // Kata's own counters lack the suffix that a counter must have there.
+        (Format::OpenMetrics, "counter", None) => (&**name, "unknown"),
+        (_, kind, _) => (&**name, kind),
     };
-    format!("# HELP {name} {}\n# TYPE {name} {kind}\n", escape_help(help))
-}
-
-fn escape_help(help: &str) -> String {
-    help.replace('\\', "\\\\")
+    format!("# HELP {name} Passed through from the shim or the guest.\n# TYPE {name} {kind}\n")
 }
 
 /// What kata-monitor says of a sandbox.
@@ -73,7 +66,6 @@ mod tests {
         let family = RawFamily {
             name: "kata_agent_scrape_count".into(),
             kind,
-            help: "Help \\ .".into(),
             samples: vec![sample("", ["action=\"x\"", "item=\"y\"", ""]), sample("", ["", "", "z=\"1\""])],
         };
         SandboxPage {
@@ -88,14 +80,15 @@ mod tests {
 
     #[test]
     fn families_come_once_with_kata_monitors_labels_in_order() {
-        let sandboxes = [sandbox("aa", "counter"), sandbox("bb", "counter"), sandbox("cc", "gauge")];
+        let sandboxes = [sandbox("aa", "counter"), sandbox("bb", "counter")];
         let families = raw_families(&sandboxes, Format::Text);
-        let expected = "# HELP kata_agent_scrape_count Help \\\\ .\n# TYPE kata_agent_scrape_count counter\n\
+        let expected = "# HELP kata_agent_scrape_count Passed through from the shim or the guest.\n\
+            # TYPE kata_agent_scrape_count counter\n\
             kata_agent_scrape_count{action=\"x\",cri_name=\"p\",cri_namespace=\"n\",cri_uid=\"u\",item=\"y\",sandbox_id=\"aa\"} 1\n\
             kata_agent_scrape_count{cri_name=\"p\",cri_namespace=\"n\",cri_uid=\"u\",sandbox_id=\"aa\",z=\"1\"} 1\n";
         assert_eq!(families.len(), 1);
         assert!(families[0].lines.starts_with(expected), "{}", families[0].lines);
-        assert!(families[0].lines.contains("sandbox_id=\"bb\"") && !families[0].lines.contains("sandbox_id=\"cc\""));
+        assert!(families[0].lines.contains("sandbox_id=\"bb\""));
         let openmetrics = raw_families(&sandboxes[..1], Format::OpenMetrics);
         assert!(openmetrics[0].lines.contains("# TYPE kata_agent_scrape_count unknown\n"));
     }

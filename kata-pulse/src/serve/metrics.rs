@@ -37,6 +37,10 @@ pub(super) async fn metrics(
     };
     let gzip = accept::gzip(&headers);
     let source = shared.source;
+    // The semaphore is never closed; a client that goes away gives up its place.
+    let Ok(_turn) = shared.renders.acquire_owned().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    };
     let page = match tokio::task::spawn_blocking(move || source.metrics(&query, format, gzip)).await {
         Ok(Ok(page)) => page,
         Ok(Err(_)) => return unknown(),

@@ -25,6 +25,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::sandbox::{Sandbox, SandboxId, Source, SourceState};
 use crate::scrape::{Format, MetricsQuery, UnknownSandbox};
@@ -48,14 +49,19 @@ pub trait PageSource: Send + Sync + 'static {
 struct Shared {
     source: Arc<dyn PageSource>,
     own: Own,
+    /// Pages that are made at the same time: each takes a thread and a page's memory.
+    renders: Arc<Semaphore>,
 }
+
+/// The shared page, and a few filtered ones beside it.
+const PARALLEL_RENDERS: usize = 3;
 
 /// Every path there is; also the words of the `path` label.
 const PATHS: [&str; 6] = ["/", "/metrics", "/sandboxes", "/agent-url", "/healthz", "/readyz"];
 
 /// All endpoints. HEAD works wherever GET does; other methods are answered 405 with Allow.
 pub fn router(source: Arc<dyn PageSource>, own: Own) -> Router {
-    let shared = Shared { source, own };
+    let shared = Shared { source, own, renders: Arc::new(Semaphore::new(PARALLEL_RENDERS)) };
     Router::new()
         .route("/", get(index::index))
         .route("/metrics", get(metrics::metrics))

@@ -1,8 +1,6 @@
-//! The shim's metrics page: whether it may be asked ([`safety`]), asking ([`client`]), understanding ([`parse`]) and, if asked
-//! for, keeping it as it is ([`raw`]).
+//! The shim's metrics page: whether it may be asked ([`safety`]), asking ([`client`]), understanding ([`parse`]).
 
 pub mod client;
 pub mod parse;
-pub mod raw;
 pub mod safety;
 pub mod types;

@@ -8,7 +8,10 @@ use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::super::clock::boot_now;
+use super::super::process::read_stat;
 use super::super::state_files::read_trusted;
 use crate::config::HostPaths;
 use crate::sandbox::{Pid, Version};
@@ -24,8 +27,22 @@ pub fn read(host: &HostPaths, shim: Pid) -> Option<Version> {
         return None;
     }
     let release = release_directory(&executable)?;
-    let bytes = read_trusted(&below(&root, &release.join("VERSION"))?).ok()?;
+    let file = below(&root, &release.join("VERSION"))?;
+    // An upgrade may write it before it replaces the program: it must not be newer than the running one's start.
+    let written = u64::try_from(std::fs::symlink_metadata(&file).ok()?.ctime()).ok()?;
+    if written > started_unix_seconds(host, shim)? + 1 {
+        return None;
+    }
+    let bytes = read_trusted(&file).ok()?;
     Version::parse(std::str::from_utf8(&bytes).ok()?)
+}
+
+fn started_unix_seconds(host: &HostPaths, pid: Pid) -> Option<u64> {
+    let (_, start_ticks) = read_stat(host, pid).ok()?;
+    let started = Duration::from_millis(start_ticks * 1000 / procfs::ticks_per_second());
+    let age = boot_now().checked_sub(started)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(now.checked_sub(age)?.as_secs())
 }
 
 fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
@@ -75,6 +92,13 @@ mod tests {
         let mut child = std::process::Command::new(&shim).arg("1000").spawn().unwrap();
         let host = HostPaths::default();
         assert_eq!(read(&host, Pid(child.id())), Some(Version::new(4, 1, 0)));
+        // As by an upgrade that has not come to the program yet.
+        let later = SystemTime::now() + Duration::from_secs(2);
+        while SystemTime::now() < later {
+            std::thread::yield_now();
+        }
+        std::fs::write(folder.path().join("kata/VERSION"), "4.2.0\n").unwrap();
+        assert_eq!(read(&host, Pid(child.id())), None, "written after the start");
         std::fs::remove_file(&shim).unwrap();
         std::fs::copy("/bin/sleep", &shim).unwrap();
         assert_eq!(read(&host, Pid(child.id())), None, "another file took its place");

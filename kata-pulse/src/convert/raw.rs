@@ -1,29 +1,24 @@
 //! The text of a shim's page → families that are passed through as kata-monitor does (kata.md 9.1). Pure; costs nothing
 //! unless the operator asked for it.
 //!
-//! Whose part of a page a line is in decides what it may say: the Go shim's own families come before the guest's,
-//! runtime-rs' behind them. A guest that writes a family of the shim writes it in its own part, where it is ignored; what
-//! it writes at the end of its part is overruled by the shim, whose last word counts there.
+//! Only families and labels of [`raw_table`](super::raw_table) are taken, with the types that it says: a guest can neither
+//! invent a family nor a label, nor change a type. Whose part of a page a line is in decides what it may say: the Go
+//! shim's own families come before the guest's, runtime-rs' behind them. A guest that writes a family of the shim writes
+//! it in its own part, where it is ignored; what it writes at the end of its part is overruled by the shim, which begins
+//! each of its families with a line of its type.
 
 use std::collections::HashMap;
 
 use memchr::memchr_iter;
 
+use super::raw_table::{Side, is_label, known, shown};
 use crate::model::{RawFamily, RawSample};
 use crate::sandbox::Runtime;
 
 /// Kept of one page: a Go page has about 900 samples.
 const MAX_SAMPLES: usize = 5_000;
-const MAX_HELP_BYTES: usize = 256;
-const MAX_NAME_BYTES: usize = 128;
 const MAX_VALUE_BYTES: usize = 256;
-/// Families of the shim's own process, which kata-monitor renames.
-const RENAMED: [&str; 2] = ["go_", "process_"];
-/// Families that a shim writes about its own side.
-const OF_HOST: [&str; 6] =
-    ["kata_shim_", "kata_hypervisor_", "kata_virtiofsd_", "kata_firecracker_", "go_", "process_"];
-const OF_GUEST: [&str; 2] = ["kata_agent_", "kata_guest_"];
-const KINDS: [&str; 5] = ["gauge", "counter", "histogram", "summary", "untyped"];
+const MAX_LABELS: usize = 8;
 const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
 
 /// What is passed through, and what of it a limit cut.
@@ -36,25 +31,28 @@ pub struct RawPage {
 /// Families whose name, as the page will show it, starts with one of `prefixes`. `runtime`: `None` for a page of the
 /// guest's alone.
 pub fn parse_raw(body: &[u8], runtime: Option<Runtime>, prefixes: &[String]) -> RawPage {
-    let mut reader = Reader { prefixes, ..Reader::default() };
     if prefixes.is_empty() {
         return RawPage::default();
     }
-    let guests = |line: &&[u8]| OF_GUEST.iter().any(|prefix| line.starts_with(prefix.as_bytes()));
-    let lines: Vec<&[u8]> = whole_lines(body).collect();
-    let (first, last) = (lines.iter().position(guests), lines.iter().rposition(guests));
-    for (at, line) in lines.into_iter().enumerate() {
+    let mut reader = Reader { prefixes, runtime, ..Reader::default() };
+    let guests = |line: &&[u8]| line.starts_with(b"kata_agent_") || line.starts_with(b"kata_guest_");
+    let (first, last) = (whole_lines(body).position(|line| guests(&line)), last_position(body, guests));
+    for (at, line) in whole_lines(body).enumerate() {
         let hosts = match runtime {
             Some(Runtime::Go) => first.is_none_or(|first| at < first),
             Some(Runtime::Rust) => last.is_none_or(|last| at > last),
             None => false,
         };
-        reader.take(line, hosts, runtime == Some(Runtime::Rust));
+        reader.take(line, hosts);
     }
     let mut families: Vec<RawFamily> = reader.families.into_values().map(|family| family.raw).collect();
     families.retain(|family| !family.samples.is_empty());
     families.sort_by(|a, b| a.name.cmp(&b.name));
     RawPage { families, cut: reader.cut }
+}
+
+fn last_position(body: &[u8], fits: impl Fn(&&[u8]) -> bool) -> Option<usize> {
+    whole_lines(body).enumerate().filter(|(_, line)| fits(line)).map(|(at, _)| at).last()
 }
 
 /// A page that was cut short ends in half a line.
@@ -70,7 +68,9 @@ fn whole_lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Default)]
 struct Reader<'a> {
     prefixes: &'a [String],
-    families: HashMap<String, Family>,
+    runtime: Option<Runtime>,
+    /// No more than the table has rows.
+    families: HashMap<&'static str, Family>,
     samples: usize,
     cut: u64,
 }
@@ -83,93 +83,60 @@ struct Family {
 }
 
 impl Reader<'_> {
-    fn take(&mut self, line: &[u8], hosts: bool, last_counts: bool) {
+    fn take(&mut self, line: &[u8], hosts: bool) {
         let Ok(line) = std::str::from_utf8(line) else { return };
-        if let Some(rest) = line.strip_prefix("# ") {
-            self.take_comment(rest, hosts);
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            self.begin(rest.split(' ').next().unwrap_or(""), hosts);
             return;
         }
         let end = line.find(['{', ' ']).unwrap_or(line.len());
         let (name, rest) = line.split_at(end);
-        if !allowed(name, hosts) {
-            return;
-        }
-        let Some((family, suffix)) = self.family_of(name) else { return };
+        let Some((name, kind, suffix)) = self.family_of(name, hosts) else { return };
         let Some((labels, value)) = parse_sample(rest) else { return };
         if self.samples >= MAX_SAMPLES {
             self.cut += 1;
             return;
         }
-        let Some(family) = self.families.get_mut(&family) else { return };
-        let key = format!("{suffix}{labels:?}");
-        let sample = RawSample { suffix, labels, value: value.into() };
-        match family.series.get(&key) {
-            Some(&at) if last_counts && hosts => family.raw.samples[at] = sample,
-            Some(_) => {}
-            None => {
-                family.series.insert(key, family.raw.samples.len());
-                family.raw.samples.push(sample);
-                self.samples += 1;
-            }
-        }
-    }
-
-    /// HELP and TYPE, of which the first counts.
-    fn take_comment(&mut self, rest: &str, hosts: bool) {
-        let mut words = rest.splitn(3, ' ');
-        let (Some(word), Some(name), text) = (words.next(), words.next(), words.next().unwrap_or("")) else { return };
-        if !allowed(name, hosts) || !is_name(name) || !self.is_wanted(name) {
-            return;
-        }
-        let family = self.families.entry(name.to_owned()).or_insert_with(|| Family {
-            raw: RawFamily { name: shown(name).into(), kind: "", ..RawFamily::default() },
+        let family = self.families.entry(name).or_insert_with(|| Family {
+            raw: RawFamily { name: shown(name).into(), kind, samples: Vec::new() },
             series: HashMap::new(),
         });
-        match word {
-            "HELP" if family.raw.help.is_empty() => {
-                family.raw.help =
-                    text.chars().filter(|character| !character.is_control()).take(MAX_HELP_BYTES).collect();
-            }
-            "TYPE" if family.raw.kind.is_empty() => {
-                family.raw.kind = KINDS.into_iter().find(|kind| *kind == text).unwrap_or("untyped");
-            }
-            _ => {}
+        let key = format!("{suffix}{labels:?}");
+        // Of a series that is there twice the first counts: a shim puts one out once.
+        if !family.series.contains_key(&key) {
+            family.series.insert(key, family.raw.samples.len());
+            family.raw.samples.push(RawSample { suffix, labels, value: value.into() });
+            self.samples += 1;
         }
     }
 
-    fn is_wanted(&self, name: &str) -> bool {
-        let shown = shown(name);
-        self.prefixes.iter().any(|prefix| shown.starts_with(prefix.as_str()))
-    }
-
-    /// The family that a sample of this name belongs to; nothing without a TYPE before it.
-    fn family_of(&self, name: &str) -> Option<(String, &'static str)> {
-        if let Some(family) = self.families.get(name) {
-            // Samples of a histogram are named otherwise.
-            return (family.raw.kind != "histogram").then(|| (name.to_owned(), ""));
+    /// Runtime-rs begins its own families behind whatever the guest said of them.
+    fn begin(&mut self, name: &str, hosts: bool) {
+        if hosts && self.runtime == Some(Runtime::Rust) {
+            self.families.remove(name).into_iter().for_each(|family| self.samples -= family.raw.samples.len());
         }
-        SUFFIXES.into_iter().find_map(|suffix| {
-            let base = name.strip_suffix(suffix)?;
-            let kind = self.families.get(base)?.raw.kind;
-            let fits = kind == "histogram" || (kind == "summary" && suffix != "_bucket");
-            fits.then(|| (base.to_owned(), suffix))
-        })
     }
-}
 
-fn allowed(name: &str, hosts: bool) -> bool {
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    starts(&OF_GUEST) || (hosts && starts(&OF_HOST))
-}
-
-fn shown(name: &str) -> String {
-    let renamed = RENAMED.iter().any(|prefix| name.starts_with(prefix));
-    if renamed { format!("kata_shim_{name}") } else { name.to_owned() }
-}
-
-fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    name.len() <= MAX_NAME_BYTES && !name.is_empty() && name.bytes().all(plain) && !name.as_bytes()[0].is_ascii_digit()
+    /// The family that a sample of this name belongs to, if it may be said here and was asked for.
+    fn family_of(&self, name: &str, hosts: bool) -> Option<(&'static str, &'static str, &'static str)> {
+        let plain = || known(name).filter(|row| row.kind != "histogram").map(|row| (row, ""));
+        let of_parts = || {
+            SUFFIXES.into_iter().find_map(|suffix| {
+                let row = known(name.strip_suffix(suffix)?)?;
+                let fits = row.kind == "histogram" || (row.kind == "summary" && suffix != "_bucket");
+                fits.then_some((row, suffix))
+            })
+        };
+        let (row, suffix) = plain().or_else(of_parts)?;
+        let allowed = match row.side {
+            Side::Guest => true,
+            Side::Go => hosts && self.runtime == Some(Runtime::Go),
+            Side::Both => hosts,
+        };
+        let shown = shown(row.name);
+        let wanted = self.prefixes.iter().any(|prefix| shown.starts_with(prefix.as_str()));
+        (allowed && wanted).then_some((row.name, row.kind, suffix))
+    }
 }
 
 /// What follows a sample's name: labels, a value, perhaps a time that does not matter.
@@ -186,10 +153,6 @@ fn parse_sample(rest: &str) -> Option<([Box<str>; 3], &str)> {
     let unique = labels.windows(2).all(|pair| pair[0].0 != pair[1].0);
     let mut cut = [String::new(), String::new(), String::new()];
     for (name, value) in &labels {
-        // These are the host's to say.
-        if name.starts_with("cri_") || *name == "sandbox_id" {
-            return None;
-        }
         let part = &mut cut[usize::from(*name > "cri_") + usize::from(*name > "sandbox_id")];
         if !part.is_empty() {
             part.push(',');
@@ -209,7 +172,7 @@ fn parse_labels(mut rest: &str) -> Option<(Vec<(&str, &str)>, &str)> {
         let (name, after) = rest.split_once("=\"")?;
         let end = end_of_value(after)?;
         let (value, after) = (&after[..end], &after[end + 1..]);
-        if !is_name(name) || value.len() > MAX_VALUE_BYTES || labels.len() >= 16 {
+        if !is_label(name) || value.len() > MAX_VALUE_BYTES || labels.len() >= MAX_LABELS {
             return None;
         }
         labels.push((name, value));
@@ -235,8 +198,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GO: &[u8] = include_bytes!("../../../testdata/shim/go-remote-4.1.0.prom");
-    const RUST: &[u8] = include_bytes!("../../../testdata/shim/rust-remote-4.1.0.prom");
+    const GO: &[u8] = include_bytes!("../../testdata/shim/go-remote-4.1.0.prom");
+    const RUST: &[u8] = include_bytes!("../../testdata/shim/rust-remote-4.1.0.prom");
 
     fn prefixes(all: &[&str]) -> Vec<String> {
         all.iter().map(|prefix| (*prefix).to_owned()).collect()
@@ -271,41 +234,49 @@ mod tests {
         assert_eq!(parse_raw(RUST, Some(Runtime::Rust), &[]), RawPage::default());
     }
 
+    fn value_of<'a>(page: &'a RawPage, family: &str) -> Vec<&'a str> {
+        let family = page.families.iter().find(|one| &*one.name == family);
+        family.iter().flat_map(|family| &family.samples).map(|sample| &*sample.value).collect()
+    }
+
     #[test]
     fn a_guest_cannot_speak_for_its_shim() {
-        let forged = "# TYPE kata_shim_threads gauge\nkata_shim_threads 99\n";
-        let guest = format!("# TYPE kata_guest_load gauge\nkata_guest_load{{item=\"load1\"}} 1\n{forged}");
+        let forged = "# TYPE kata_shim_threads histogram\nkata_shim_threads 99\nkata_hypervisor_fds 99\nprocess_x 99\n\
+                      # TYPE kata_invented gauge\nkata_invented 99\nkata_virtiofsd_fds 99\n";
+        let guest = "# TYPE kata_guest_load counter\nkata_guest_load{item=\"load1\"} 1\n";
         let shim = "# TYPE kata_shim_threads gauge\nkata_shim_threads 7\n";
-        for (runtime, page) in
-            [(Runtime::Go, format!("{shim}{guest}")), (Runtime::Rust, format!("{forged}{guest}{shim}"))]
-        {
+        for (runtime, page) in [
+            (Runtime::Go, format!("{shim}{guest}{forged}")),
+            (Runtime::Rust, format!("{forged}{guest}{shim}")),
+            (Runtime::Rust, format!("{guest}{forged}{shim}")),
+        ] {
             let page = parse_raw(page.as_bytes(), Some(runtime), &prefixes(&["kata_"]));
-            let threads = page.families.iter().find(|family| &*family.name == "kata_shim_threads").unwrap();
-            assert_eq!((threads.samples.len(), &*threads.samples[0].value), (1, "7"), "{runtime:?}");
+            assert_eq!(value_of(&page, "kata_shim_threads"), ["7"], "{runtime:?}");
+            assert_eq!(page.families.iter().map(|one| one.kind).collect::<Vec<_>>(), ["gauge"; 2], "{page:?}");
         }
-        let alone = parse_raw(guest.as_bytes(), None, &prefixes(&["kata_"]));
+        let alone = parse_raw(format!("{guest}{forged}").as_bytes(), None, &prefixes(&["kata_"]));
         assert_eq!(names(&alone), ["kata_guest_load"]);
     }
 
     #[test]
-    fn labels_of_the_host_and_lines_that_are_no_samples_are_dropped() {
-        let text = "# TYPE kata_guest_x gauge\nkata_guest_x{sandbox_id=\"v\"} 1\nkata_guest_x{cri_name=\"v\"} 1\n\
-                    kata_guest_x{a=\"1\",a=\"2\"} 1\nkata_guest_x{a=\"\\x\"} 1\nkata_guest_x{a=\"1\"} NaN\n\
-                    kata_guest_x{a b=\"1\"} 1\nkata_guest_x{z=\"1\",a=\"q\\\"}\",k=\"2\"} 5 17\nkata_guest_y 1\n";
+    fn labels_that_no_family_has_and_lines_that_are_no_samples_are_dropped() {
+        let mut text = String::new();
+        for label in ["sandbox_id", "cri_name", "__name__", "job", "namespace", "pod", "a b", ""] {
+            text += &format!("kata_guest_load{{{label}=\"v\"}} 1\n");
+        }
+        text += "kata_guest_load{item=\"1\",item=\"2\"} 1\nkata_guest_load{item=\"\\x\"} 1\nkata_guest_load{item=\"1\"} NaN\n\
+                 kata_guest_load{mount=\"1\",cpu=\"q\\\"}\",item=\"2\"} 5 17\nkata_guest_y 1\n";
         let page = parse_raw(text.as_bytes(), None, &prefixes(&["kata_"]));
-        let sample = RawSample {
-            suffix: "",
-            labels: ["a=\"q\\\"}\"".into(), "k=\"2\"".into(), "z=\"1\"".into()],
-            value: "5".into(),
-        };
+        let labels = ["cpu=\"q\\\"}\"".into(), "item=\"2\",mount=\"1\"".into(), "".into()];
+        let sample = RawSample { suffix: "", labels, value: "5".into() };
         assert_eq!((page.families.len(), &page.families[0].samples), (1, &vec![sample]));
     }
 
     #[test]
     fn samples_are_capped_and_the_rest_is_counted() {
-        let mut text = "# TYPE kata_guest_x gauge\n".to_owned();
-        (0..6_000).for_each(|number| text += &format!("kata_guest_x{{n=\"{number}\"}} 1\n"));
-        let page = parse_raw(text.as_bytes(), None, &prefixes(&["kata_guest_x"]));
+        let mut text = String::new();
+        (0..6_000).for_each(|number| text += &format!("kata_guest_load{{item=\"{number}\"}} 1\n"));
+        let page = parse_raw(text.as_bytes(), None, &prefixes(&["kata_guest_load"]));
         assert_eq!((page.families[0].samples.len(), page.cut), (MAX_SAMPLES, 1_000));
     }
 
@@ -313,7 +284,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(body in prop::collection::vec(any::<u8>(), 0..1000), line in "\\PC{0,80}") {
             parse_raw(&body, Some(Runtime::Go), &prefixes(&["kata_"]));
-            let text = format!("# TYPE kata_guest_x gauge\nkata_guest_x{line}\n");
+            let text = format!("kata_guest_load{line}\n");
             parse_raw(text.as_bytes(), None, &prefixes(&["kata_"]));
         }
     }
