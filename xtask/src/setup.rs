@@ -6,14 +6,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::build_ebpf;
 use crate::steps::{self, cargo};
+use crate::toolchain;
 
 /// A Debian package and a file that shows that it is there.
 const PACKAGES: &[(&str, &str)] = &[
-    ("rustc-web", build_ebpf::SYSTEM_RUSTC),
+    ("rustc-web", toolchain::SYSTEM_RUSTC),
     ("cargo-web", "/usr/bin/cargo"),
     ("rust-web-src", "/usr/share/doc/rust-web-src"),
+    ("rust-web-clippy", "/usr/bin/cargo-clippy"),
     ("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
     ("libpolly-22-dev", "/usr/share/doc/libpolly-22-dev"),
     ("zlib1g-dev", "/usr/include/zlib.h"),
