@@ -3,11 +3,13 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod counts;
 mod demo;
 mod docs;
 mod http;
 mod lab;
 mod licences;
+mod logged;
 mod measure;
 mod node;
 mod setup;

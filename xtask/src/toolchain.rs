@@ -70,7 +70,8 @@ fn of_rustup(name: &str) -> anyhow::Result<Toolchain> {
             .output()
             .with_context(|| format!("rustup's {name}: run rustup"))?;
         if !output.status.success() {
-            bail!("rustup's {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("rustup's {name}: {}", said.lines().next().unwrap_or("rustup does not know it"));
         }
         Ok(String::from_utf8(output.stdout)?.trim().into())
     };
