@@ -60,21 +60,38 @@ fn fetch_kernel(folder: &Path) -> anyhow::Result<PathBuf> {
     if let Some(kernel) = find_kernel(&unpacked) {
         return Ok(kernel);
     }
-    let depends = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
-    let package = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|package| package.starts_with("linux-image-"))
-        .context("apt-cache names no kernel package; run apt-get update")?
-        .to_owned();
-    println!("downloading {package}");
-    steps::run(Command::new("apt-get").args(["download", &package]).current_dir(folder))?;
-    let archive = fs::read_dir(folder)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get download left no package")?;
+    let archive = download_kernel(folder).or_else(|error| {
+        println!("{error:#}; once more with fresh package lists");
+        steps::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+        download_kernel(folder)
+    })?;
     steps::run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
     find_kernel(&unpacked).context("the package holds no kernel")
+}
+
+/// The downloaded archive; those of earlier downloads are removed before.
+fn download_kernel(folder: &Path) -> anyhow::Result<PathBuf> {
+    for old in archives(folder)? {
+        fs::remove_file(&old).with_context(|| format!("remove {}", old.display()))?;
+    }
+    let depends = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+    let package = kernel_package(&depends).context("apt-cache names no kernel package")?;
+    println!("downloading {package}");
+    steps::run(Command::new("apt-get").args(["download", package]).current_dir(folder))?;
+    match archives(folder)?.as_slice() {
+        [archive] => Ok(archive.clone()),
+        others => bail!("apt-get download {package} left {} archives instead of one", others.len()),
+    }
+}
+
+fn kernel_package(depends: &str) -> Option<&str> {
+    let mut packages = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    packages.find(|package| package.starts_with("linux-image-"))
+}
+
+fn archives(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let paths: Vec<_> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
 fn find_kernel(unpacked: &Path) -> Option<PathBuf> {

@@ -3,16 +3,19 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod counts;
 mod demo;
 mod docs;
 mod http;
 mod lab;
 mod licences;
+mod logged;
 mod measure;
 mod node;
 mod setup;
 mod steps;
 mod test;
+mod toolchain;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +32,8 @@ enum Command {
     Setup,
     /// Build the eBPF object.
     BuildEbpf,
+    /// Run clippy over the eBPF programs.
+    LintEbpf,
     /// Build the eBPF object and the agent: target/release/kata-pulse.
     Build,
     /// Run the agent against a simulated Kata node.
@@ -50,6 +55,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup => setup::run(),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::LintEbpf => build_ebpf::lint(),
         Command::Build => build::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),

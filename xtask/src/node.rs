@@ -6,6 +6,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http;
 
@@ -96,7 +97,9 @@ impl Drop for Node {
     /// SIGTERM first, so that the simulator ends the processes it made; the agent before the simulator.
     fn drop(&mut self) {
         for (_, child) in self.children.iter_mut().rev() {
-            let _ = Command::new("kill").arg(child.id().to_string()).status();
+            if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
             let started = Instant::now();
             while matches!(child.try_wait(), Ok(None)) && started.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(20));

@@ -6,20 +6,23 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::build_ebpf;
 use crate::steps::{self, cargo};
+use crate::toolchain;
 
-/// A Debian package and a file that shows that it is there.
+/// A Debian package and a file that shows that it is there. g++ compiles libFuzzer; gcc was there before this could be
+/// compiled, its line is for machines that have another `cc`.
 const PACKAGES: &[(&str, &str)] = &[
-    ("rustc-web", build_ebpf::SYSTEM_RUSTC),
+    ("rustc-web", toolchain::SYSTEM_RUSTC),
     ("cargo-web", "/usr/bin/cargo"),
     ("rust-web-src", "/usr/share/doc/rust-web-src"),
+    ("rust-web-clippy", "/usr/bin/cargo-clippy"),
     ("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
     ("libpolly-22-dev", "/usr/share/doc/libpolly-22-dev"),
     ("zlib1g-dev", "/usr/include/zlib.h"),
     ("libzstd-dev", "/usr/include/zstd.h"),
     ("libxml2-dev", "/usr/include/libxml2"),
     ("gcc", "/usr/bin/gcc"),
+    ("g++", "/usr/bin/g++"),
     ("prometheus", "/usr/bin/promtool"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/share/doc/busybox-static"),
@@ -33,6 +36,7 @@ const BPF_LINKER_VERSION: &str = "0.13.0";
 
 pub fn run() -> anyhow::Result<()> {
     install_packages()?;
+    install_components()?;
     install_bpf_linker()?;
     println!("setup: everything is there");
     Ok(())
@@ -53,6 +57,26 @@ fn install_packages() -> anyhow::Result<()> {
     let mut install = Command::new("apt-get");
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
     steps::run(install.env("DEBIAN_FRONTEND", "noninteractive")).with_context(|| format!("by hand: {by_hand}"))
+}
+
+/// rustup's minimal profile has neither.
+fn install_components() -> anyhow::Result<()> {
+    let missing: Vec<&str> = [("fmt", "rustfmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(command, _)| !succeeds(&mut cargo(&[command, "--version"])))
+        .map(|(_, component)| component)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing {} with rustup", missing.join(", "));
+    let mut add = Command::new("rustup");
+    steps::run(add.args(["component", "add"]).args(&missing))
+        .with_context(|| format!("by hand: rustup component add {}", missing.join(" ")))
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn install_bpf_linker() -> anyhow::Result<()> {

@@ -3,27 +3,31 @@
 //! Output of each step: `target/xtask/<step>.log`. The last line sums all tests of all runners.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::steps::{self, Outcome, cargo, xtask};
+use crate::counts::{Counts, parse_counts};
+use crate::logged::{self, Outcome, Step};
+use crate::steps::{cargo, xtask};
 
 /// Tests that need a real thing (kernel, containerd, promtool) fail without it instead of skipping.
 const REQUIRE_REAL: &str = "KATA_PULSE_REQUIRE_REAL";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
+/// None of them takes half of it on a fresh machine with two cores.
+const DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// The queries alone watch Prometheus for seven minutes.
+const DEADLINE_OF_TESTS: Duration = Duration::from_secs(40 * 60);
+/// Workspaces of their own, which no command of the workspace reaches.
+const EBPF: &str = "kata-pulse-ebpf/Cargo.toml";
+const FUZZ: &str = "fuzz/Cargo.toml";
 
 pub fn run() -> anyhow::Result<()> {
     let started = Instant::now();
     let mut outcomes = Vec::new();
-    for (name, mut command, needed) in plan()? {
-        let outcome = steps::logged(name, &mut command)?;
+    for step in plan()? {
+        let (name, needed) = (step.name, step.needed);
+        let outcome = logged::run(step)?;
         if !outcome.success {
             print_tail(&outcome);
         }
@@ -37,27 +41,42 @@ pub fn run() -> anyhow::Result<()> {
     close(&outcomes, started)
 }
 
-/// Name, command, and whether the steps after it make no sense without it.
-fn plan() -> anyhow::Result<Vec<(&'static str, Command, bool)>> {
-    let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+fn plan() -> anyhow::Result<Vec<Step>> {
+    let needed = |name, command| Step { name, command, deadline: DEADLINE, needed: true };
+    let step = |name, command| Step { needed: false, ..needed(name, command) };
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
-    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    let mut lab = xtask(&["lab"])?;
-    for command in [&mut clippy, &mut tests, &mut lab] {
-        command.env(REQUIRE_REAL, "1");
-    }
     Ok(vec![
-        ("setup", xtask(&["setup"])?, true),
-        ("fmt", cargo(&["fmt", "--all", "--check"]), false),
-        ("build-ebpf", xtask(&["build-ebpf"])?, true),
-        ("clippy", clippy, false),
-        ("doc", doc, false),
-        ("generated", xtask(&["docs", "--check"])?, false),
-        ("licences", xtask(&["licences"])?, false),
-        ("tests", tests, false),
-        ("lab", lab, false),
+        needed("setup", xtask(&["setup"])?),
+        step("fmt", cargo(&["fmt", "--all", "--check"])),
+        step("fmt-ebpf", cargo(&["fmt", "--check", "--manifest-path", EBPF])),
+        step("fmt-fuzz", cargo(&["fmt", "--check", "--manifest-path", FUZZ])),
+        needed("build-ebpf", xtask(&["build-ebpf"])?),
+        step("lint-ebpf", xtask(&["lint-ebpf"])?),
+        step("clippy", real(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
+        step("clippy-fuzz", clippy_fuzz()),
+        step("doc", doc),
+        step("generated", xtask(&["docs", "--check"])?),
+        step("licences", xtask(&["licences"])?),
+        Step { deadline: DEADLINE_OF_TESTS, ..step("tests", tests()) },
+        step("lab", real(xtask(&["lab"])?)),
     ])
+}
+
+fn real(mut command: Command) -> Command {
+    command.env(REQUIRE_REAL, "1");
+    command
+}
+
+/// Output of passed tests is shown, since it says which of them could not run.
+fn tests() -> Command {
+    real(cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
+}
+
+/// Compiles the fuzz targets without their sanitizer. Profile and versions are the workspace's, and so is the target
+/// directory: what clippy has checked there is not checked again.
+fn clippy_fuzz() -> Command {
+    real(cargo(&["clippy", "--locked", "--manifest-path", FUZZ, "--target-dir", "target", "--", "-D", "warnings"]))
 }
 
 fn print_tail(outcome: &Outcome) {
@@ -90,38 +109,4 @@ fn close(outcomes: &[Outcome], started: Instant) -> anyhow::Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
-}
-
-/// Sums cargo's `test result:` lines and plain `N passed, N failed[, N skipped]` lines.
-fn parse_counts(log: &str) -> Counts {
-    let mut counts = Counts::default();
-    for line in log.lines().map(str::trim) {
-        let parts: Vec<_> = match line.strip_prefix("test result: ") {
-            Some(rest) => rest.split_once(". ").map_or("", |(_, rest)| rest).split("; ").collect(),
-            None => line.split(", ").collect(),
-        };
-        let numbers: Option<Vec<(u64, &str)>> = parts
-            .iter()
-            .take(3)
-            .map(|part| part.split_once(' ').and_then(|(n, w)| Some((n.parse().ok()?, w))))
-            .collect();
-        if let Some([(passed, "passed"), (failed, "failed"), rest @ ..]) = numbers.as_deref() {
-            counts.passed += passed;
-            counts.failed += failed;
-            counts.skipped += rest.first().filter(|(_, w)| matches!(*w, "skipped" | "ignored")).map_or(0, |(n, _)| *n);
-        }
-    }
-    counts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_all_runners_are_summed() {
-        let log = "test a ... ok\ntest result: ok. 9 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; finished\n\
-                   noise\n4 passed, 0 failed\n3 passed, 1 failed, 5 skipped\n1 passed, but not a line\n";
-        assert_eq!(parse_counts(log), Counts { passed: 16, failed: 2, skipped: 7 });
-    }
 }
