@@ -365,6 +365,7 @@ mod tests {
             directory: format!("/x/{name}").into(),
             directory_inode: 1,
             runtime: None,
+            runtime_wrote_state: false,
             vmm: None,
             vmm_from_state: None,
             vmm_from_process: None,

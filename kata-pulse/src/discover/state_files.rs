@@ -21,7 +21,10 @@ const STATE_BYTES: u64 = 1 << 20;
 pub fn read_directory(directory: &Path, id: &SandboxId, runtime: Option<Runtime>) -> DirectoryFacts {
     let has_socket =
         std::fs::symlink_metadata(directory.join(SHIM_SOCKET)).is_ok_and(|metadata| metadata.file_type().is_socket());
-    let mut facts = DirectoryFacts { has_socket, ..DirectoryFacts::default() };
+    // Also where the base says otherwise: a sign that does not fit is one.
+    let (go_state, rust_state) =
+        (is_trusted(&directory.join("persist.json")), is_trusted(&directory.join("state.json")));
+    let mut facts = DirectoryFacts { has_socket, go_state, rust_state, ..DirectoryFacts::default() };
     if runtime != Some(Runtime::Rust) {
         read_go(directory, id, &mut facts);
     }
@@ -156,12 +159,20 @@ fn parse_pid(bytes: &[u8]) -> Option<u32> {
     std::str::from_utf8(bytes).ok()?.trim().parse().ok().filter(|&pid| pid > 1)
 }
 
+fn is_trusted(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| is_roots(&metadata))
+}
+
+fn is_roots(metadata: &std::fs::Metadata) -> bool {
+    metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0
+}
+
 /// Reads a regular file of root's that nobody else may write; the last component is not followed if it is a link.
 pub(super) fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+    if !is_roots(&metadata) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a file that only root can write"));
     }
     let mut bytes = Vec::with_capacity(metadata.len().min(STATE_BYTES) as usize);

@@ -43,6 +43,8 @@ pub(super) struct Record {
     sandbox: Sandbox,
     base_runtime: Option<Runtime>,
     shim_place: Option<Runtime>,
+    /// State files that were there at any time: Go's goes before its socket does.
+    wrote: [bool; 2],
     files: DirectoryFacts,
     directory_removed: bool,
     seen_vmm: bool,
@@ -62,6 +64,7 @@ impl Record {
                 directory: appeared.directory.clone(),
                 directory_inode: appeared.inode,
                 runtime: appeared.runtime,
+                runtime_wrote_state: false,
                 vmm: None,
                 vmm_from_state: None,
                 vmm_from_process: None,
@@ -76,6 +79,7 @@ impl Record {
             },
             base_runtime: appeared.runtime,
             shim_place: None,
+            wrote: [false; 2],
             files: DirectoryFacts::default(),
             directory_removed: false,
             seen_vmm: false,
@@ -115,6 +119,7 @@ impl Record {
         }
         self.files = facts.clone();
         self.sandbox.has_socket = facts.has_socket && !self.directory_removed;
+        self.wrote = [self.wrote[0] || facts.go_state, self.wrote[1] || facts.rust_state];
         // A state file that is being rewritten is no reason to forget what it said.
         self.sandbox.vmm_from_state = facts.vmm.or(self.sandbox.vmm_from_state);
         self.derive();
@@ -180,10 +185,12 @@ impl Record {
     fn derive(&mut self) {
         let sandbox = &mut self.sandbox;
         sandbox.vmm = sandbox.vmm_from_process.or(sandbox.vmm_from_state);
-        sandbox.runtime = match (self.base_runtime, self.shim_place) {
-            (Some(base), Some(place)) if base != place => None,
-            (base, place) => base.or(place),
-        };
+        let wrote = [Runtime::Go, Runtime::Rust].into_iter().zip(self.wrote).filter(|(_, wrote)| *wrote);
+        let wrote: Vec<Runtime> = wrote.map(|(runtime, _)| runtime).collect();
+        let mut signs = [self.base_runtime, self.shim_place].into_iter().flatten().chain(wrote.iter().copied());
+        let first = signs.next();
+        sandbox.runtime = first.filter(|first| signs.all(|sign| sign == *first));
+        sandbox.runtime_wrote_state = sandbox.runtime.is_some_and(|runtime| wrote.contains(&runtime));
     }
 
     /// Decides where the sandbox stands, and remembers it.
@@ -260,6 +267,21 @@ mod tests {
         let appeared =
             Appeared { id, directory: "/x/aa".into(), inode: 1, runtime: Some(runtime), created_unix_ms: None };
         Record::new(&appeared, start)
+    }
+
+    #[test]
+    fn signs_of_the_runtime_must_agree_and_its_own_state_file_confirms_them() {
+        let start = Instant::now();
+        let runtime = |record: &Record| (record.sandbox.runtime, record.sandbox.runtime_wrote_state);
+        let mut go = record(Runtime::Go, start);
+        assert_eq!(runtime(&go), (Some(Runtime::Go), false));
+        go.take_files(&DirectoryFacts { go_state: true, ..DirectoryFacts::default() });
+        assert_eq!(runtime(&go), (Some(Runtime::Go), true));
+        go.take_files(&DirectoryFacts::default());
+        assert_eq!(runtime(&go), (Some(Runtime::Go), true), "it goes before the socket does");
+        let mut misnamed = record(Runtime::Go, start);
+        misnamed.take_files(&DirectoryFacts { rust_state: true, ..DirectoryFacts::default() });
+        assert_eq!(runtime(&misnamed), (None, false));
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct ProcessFound {
 pub struct DirectoryFacts {
     pub has_socket: bool,
     pub has_state: bool,
+    /// Whose state files are there, by name: `persist.json` is the Go runtime's, `state.json` runtime-rs'.
+    pub go_state: bool,
+    pub rust_state: bool,
     pub vmm: Option<Vmm>,
     /// Pids that the state file names; proof of nothing until the process was looked at.
     pub vmm_pid: Option<u32>,

@@ -39,8 +39,10 @@ pub struct AgentAddress(pub String);
 /// Everything the decision "may this shim be asked for `/metrics`?" is based on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// From the base directory and the shim's executable; `None` when they disagree or say nothing.
+    /// From the base directory, the shim's executable and the state files; `None` when they disagree or say nothing.
     pub runtime: Option<Runtime>,
+    /// The runtime's own state file says the same.
+    pub runtime_wrote_state: bool,
     /// From Kata's own root-owned state file.
     pub vmm_from_state: Option<Vmm>,
     /// From a process proven to belong to the sandbox.

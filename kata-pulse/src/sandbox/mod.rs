@@ -114,6 +114,8 @@ pub struct Sandbox {
     pub directory_inode: u64,
     /// `None` also when two signs of it disagree.
     pub runtime: Option<Runtime>,
+    /// The runtime's own state file is among those signs.
+    pub runtime_wrote_state: bool,
     /// The best of what follows.
     pub vmm: Option<Vmm>,
     pub vmm_from_state: Option<Vmm>,
@@ -140,6 +142,7 @@ impl Sandbox {
     pub fn evidence(&self) -> Evidence {
         Evidence {
             runtime: self.runtime,
+            runtime_wrote_state: self.runtime_wrote_state,
             vmm_from_state: self.vmm_from_state,
             vmm_from_process: self.vmm_from_process,
             agent_address: self.agent_address.clone(),

@@ -62,6 +62,7 @@ fn sandbox(id: &str, pod: Option<&str>) -> (SandboxId, Arc<Sandbox>) {
         directory: "/run/vc/sbs/x".into(),
         directory_inode: 1,
         runtime: pod.map(|_| Runtime::Go),
+        runtime_wrote_state: false,
         vmm: pod.map(|_| Vmm::Qemu),
         vmm_from_state: None,
         vmm_from_process: pod.map(|_| Vmm::Qemu),

@@ -51,8 +51,10 @@ pub fn decide(evidence: &Evidence, policy: ShimMetrics) -> Verdict {
 
 fn judge(evidence: &Evidence) -> Verdict {
     match evidence.runtime {
-        // A panic of a Go handler costs one response, never the shim (H3).
-        Some(Runtime::Go) => Verdict::Ask,
+        // A panic of a Go handler costs one response, never the shim (H3). The Go runtime writes its state file before it
+        // opens the socket; without it only the operator's or the directory's word says that it is Go.
+        Some(Runtime::Go) if evidence.runtime_wrote_state => Verdict::Ask,
+        Some(Runtime::Go) => Verdict::Unsafe("no state file confirms that the shim is Go's"),
         Some(Runtime::Rust) => judge_runtime_rs(evidence),
         None => Verdict::Unsafe("which runtime the shim is, is not known"),
     }
@@ -127,6 +129,7 @@ mod tests {
     fn rust(address: &str, state: Option<Vmm>, version: Option<&str>) -> Evidence {
         Evidence {
             runtime: Some(Runtime::Rust),
+            runtime_wrote_state: state.is_some(),
             vmm_from_state: state,
             vmm_from_process: None,
             agent_address: Some(AgentAddress(address.into())),
@@ -177,8 +180,10 @@ mod tests {
 
     #[test]
     fn h3_go_is_asked_whatever_its_vmm() {
-        let evidence = Evidence { runtime: Some(Runtime::Go), ..Evidence::default() };
+        let evidence = Evidence { runtime: Some(Runtime::Go), runtime_wrote_state: true, ..Evidence::default() };
         assert_eq!(decide(&evidence, ShimMetrics::Safe), Verdict::Ask);
+        let unconfirmed = Evidence { runtime_wrote_state: false, ..evidence };
+        assert!(matches!(decide(&unconfirmed, ShimMetrics::Safe), Verdict::Unsafe(_)));
     }
 
     #[test]
@@ -186,7 +191,7 @@ mod tests {
         let qemu = rust(QEMU, Some(Vmm::Qemu), None);
         assert!(matches!(decide(&qemu, ShimMetrics::Force), Verdict::AskForced(_)));
         assert_eq!(decide(&qemu, ShimMetrics::Never), Verdict::Off);
-        let go = Evidence { runtime: Some(Runtime::Go), ..Evidence::default() };
+        let go = Evidence { runtime: Some(Runtime::Go), runtime_wrote_state: true, ..Evidence::default() };
         assert_eq!((decide(&go, ShimMetrics::Never), decide(&go, ShimMetrics::Force)), (Verdict::Off, Verdict::Ask));
     }
 
