@@ -48,8 +48,7 @@ enum CpuUnit {
 impl CpuUnit {
     /// The guest's image may be newer than its shim: then a thousand times as much is more than the whole guest has used.
     fn decide(&mut self, total: Option<u64>, is_old: Option<bool>, guest_cpu_seconds: Option<f64>) -> Option<bool> {
-        let Some(total) = total.filter(|&total| total > 0) else { return None };
-        let if_micro = total as f64 / 1e6;
+        let if_micro = total.filter(|&total| total > 0)? as f64 / 1e6;
         *self = match (*self, is_old) {
             // Without a release nothing is corrected, and what was shown so stays so.
             (Self::Undecided, None | Some(false)) => Self::Nanoseconds,

@@ -39,14 +39,16 @@ impl Selection {
 }
 
 /// Writes every wanted family once, in name order, in which `foreign` is too. `named` filters by name.
+/// `expected`: the size of the last such page, or 0.
 pub fn render(
     sandboxes: &[SandboxPage],
     foreign: &[ForeignFamily],
     selection: &Selection,
     format: Format,
+    expected: usize,
     named: impl Fn(&str) -> bool,
 ) -> Vec<u8> {
-    let mut writer = Writer::new(format, selection, sandboxes);
+    let mut writer = Writer::new(format, selection, sandboxes, expected);
     let mut foreign = foreign.iter().filter(|family| named(&family.name)).peekable();
     for family in families::ALL.iter().filter(|family| selection.wants(family) && named(family.name)) {
         while let Some(earlier) = foreign.next_if(|other| other.name.as_str() < family.name) {

@@ -159,7 +159,7 @@ fn page(sandboxes: &[SandboxPage], selection: &Selection, format: Format) -> Str
         lines: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n"
             .into(),
     };
-    String::from_utf8(render(sandboxes, &[own], selection, format, |_| true)).unwrap()
+    String::from_utf8(render(sandboxes, &[own], selection, format, 0, |_| true)).unwrap()
 }
 
 fn names(page: &str) -> Vec<&str> {

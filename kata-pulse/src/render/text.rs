@@ -18,7 +18,7 @@ pub enum Format {
 /// About what a sandbox with one interface, one disk and one file system takes, and what a container takes more: memory
 /// beyond that would be held for nothing.
 const BYTES_PER_SANDBOX: usize = 18 * 1024;
-const BYTES_PER_CONTAINER: usize = 10 * 1024;
+const BYTES_PER_CONTAINER: usize = 12 * 1024;
 
 /// Label text that all series of a pod or of a container share, made once per page.
 #[derive(Debug)]
@@ -99,9 +99,11 @@ pub struct Sink<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(format: Format, selection: &'a Selection, sandboxes: &[SandboxPage]) -> Self {
+    /// `expected`: about how many bytes the page will have, or 0 if nobody knows; a buffer that has to grow is held twice.
+    pub(super) fn new(format: Format, selection: &'a Selection, sandboxes: &[SandboxPage], expected: usize) -> Self {
         let containers: usize = sandboxes.iter().map(|sandbox| sandbox.containers.len()).sum();
-        let bytes = 64 * 1024 + sandboxes.len() * BYTES_PER_SANDBOX + containers * BYTES_PER_CONTAINER;
+        let estimate = sandboxes.len() * BYTES_PER_SANDBOX + containers * BYTES_PER_CONTAINER;
+        let bytes = 64 * 1024 + if expected > 0 { expected + expected / 64 } else { estimate };
         let prepared = sandboxes.iter().map(Prepared::of).collect();
         Self { out: Vec::with_capacity(bytes), format, selection, prepared }
     }

@@ -6,6 +6,7 @@ pub(crate) mod query;
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +55,8 @@ struct Inner {
     selection: Selection,
     host: HostView,
     started: Instant,
+    /// Of the last whole page.
+    last_bytes: AtomicUsize,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -75,8 +78,8 @@ impl Scraper {
         selection: Selection,
         host: HostView,
     ) -> Self {
-        let started = Instant::now();
-        Self(Arc::new(Inner { snapshots, store, own, selection, host, started, cached: Mutex::new(None) }))
+        let (started, last_bytes, cached) = (Instant::now(), AtomicUsize::new(0), Mutex::new(None));
+        Self(Arc::new(Inner { snapshots, store, own, selection, host, started, last_bytes, cached }))
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -142,7 +145,12 @@ impl Scraper {
         let mut foreign = render::raw_families(&sandboxes, format);
         foreign.extend(own);
         foreign.sort_by(|one, other| one.name.cmp(&other.name));
-        let page = render::render(&sandboxes, &foreign, &self.0.selection, format, |name| query.wants(name));
+        let expected = if query.is_whole() { self.0.last_bytes.load(Ordering::Relaxed) } else { 0 };
+        let wants = |name: &str| query.wants(name);
+        let page = render::render(&sandboxes, &foreign, &self.0.selection, format, expected, wants);
+        if query.is_whole() {
+            self.0.last_bytes.store(page.len(), Ordering::Relaxed);
+        }
         self.0.own.rendered(started.elapsed());
         page
     }

@@ -243,9 +243,11 @@ struct Following {
     /// Something happened since the last telling.
     dirty: bool,
     /// The names and those without, as last told.
-    told: Option<(Arc<BTreeMap<SandboxId, Identity>>, BTreeSet<SandboxId>)>,
+    told: Option<Told>,
     containers_failed: bool,
 }
+
+type Told = (Arc<BTreeMap<SandboxId, Identity>>, BTreeSet<SandboxId>);
 
 enum Details {
     /// How often it was asked for before.
