@@ -10,10 +10,30 @@ use std::time::{Duration, Instant};
 use kata_pulse_sim::{CriFlavour, CriServer, Fault, Node, SandboxSpec};
 use support::{Agent, root};
 
-const OF_A_POD: &str = "container_cpu_usage_seconds_total{container=\"\",";
-
 fn value(page: &str, starts: &str) -> Option<f64> {
     page.lines().find(|line| line.starts_with(starts))?.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// The series of a pod as a whole, which a shim or the guest's agent gives, without those of the containers in it.
+fn of_pod_itself(page: &str, number: usize) -> Vec<&str> {
+    let (pod, id) = (format!(",pod=\"pod-{number}\""), format!("id=\"/kubepods/burstable/pod{}", uid(number)));
+    let of_pod = |line: &&str| line.contains(&pod) || line.contains(&id);
+    page.lines()
+        .filter(|line| line.starts_with("container_") && line.contains("{container=\"\","))
+        .filter(of_pod)
+        .collect()
+}
+
+fn of_container<'a>(page: &'a str, number: usize, name: &str) -> Vec<&'a str> {
+    let (container, pod) = (format!("{{container=\"{name}\","), format!(",pod=\"pod-{number}\""));
+    page.lines()
+        .filter(|line| line.starts_with("container_") && line.contains(&container) && line.contains(&pod))
+        .collect()
+}
+
+/// As the simulator numbers them.
+fn uid(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,8 +50,8 @@ async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
     }
     let page = agent
         .until("three guests with their pods' names", |page| {
-            ["pod-1", "pod-4", "pod-5"].iter().all(|pod| {
-                page.lines().any(|line| line.starts_with("container_memory_usage_bytes{") && line.contains(pod))
+            [1, 4, 5].iter().all(|number| {
+                of_pod_itself(page, *number).iter().any(|line| line.starts_with("container_memory_usage_bytes{"))
             })
         })
         .await;
@@ -40,16 +60,22 @@ async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
         let state = format!("sandbox_id=\"{unsafe_one}\",source=\"shim\",state=\"unsafe\"");
         agent.until("the shim is called unsafe", |page| page.contains(&state)).await;
     }
-    assert!(
-        !page.contains("pod=\"pod-2\",sandbox_id")
-            || !page.contains("container_memory_usage_bytes{container=\"\",id=\"/kubepods/burstable/pod2")
-    );
     // Two pages tell in which unit a guest counts; then the seconds must be those of the guest.
+    let cpu = "container_cpu_usage_seconds_total{";
     let page = agent
-        .until("CPU time", |page| page.lines().any(|line| line.starts_with(OF_A_POD) && line.contains("pod-1")))
+        .until("CPU time, and containers of the pods whose shims are not asked", |page| {
+            of_pod_itself(page, 1).iter().any(|line| line.starts_with(cpu))
+                && [2, 3].iter().all(|number| !of_container(page, *number, "app").is_empty())
+        })
         .await;
-    let usage = value(&page, OF_A_POD).unwrap();
+    let line = of_pod_itself(&page, 1).into_iter().find(|line| line.starts_with(cpu)).unwrap();
+    let usage = value(line, cpu).unwrap();
     assert!((1.0..600.0).contains(&usage), "{usage} s of a guest that is a minute old");
+    // Shims that would die, without an agent to ask instead: numbers of containers, none of the pod.
+    for number in [2, 3] {
+        assert_eq!(of_pod_itself(&page, number), Vec::<&str>::new());
+        assert_eq!(node.requests(&ids[number - 1]).unwrap(), 0, "pod-{number}");
+    }
     assert_eq!(node.shims_killed(), 0);
     assert_eq!(agent.get("/metrics?sandbox=nobody").0, 404);
     assert_eq!(agent.get(&format!("/metrics?sandbox={}", ids[0])).0, 200);
@@ -133,12 +159,18 @@ async fn raw_families_are_passed_through_with_kata_monitors_names_and_labels() {
 async fn a_signal_ends_the_agent_within_a_second_with_code_zero() {
     let root = root();
     let mut agent = Agent::start(&root, &[]);
+    // Starting and reaping a process costs what the machine is busy with; the agent is given that beside its second.
+    let spawning = Instant::now();
+    assert!(Command::new("/bin/true").status().unwrap().success());
+    let limit = Duration::from_secs(1) + spawning.elapsed();
     let started = Instant::now();
     let pid = rustix_pid(agent.child.id());
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = agent.child.wait().unwrap();
     assert_eq!(status.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let took = started.elapsed();
+    println!("ended after {took:?}, limit {limit:?}");
+    assert!(took < limit, "{took:?} of {limit:?}");
     std::fs::remove_dir_all(&root).unwrap();
 }
 

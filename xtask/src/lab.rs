@@ -178,3 +178,16 @@ fn is_sum(line: &str) -> bool {
 fn failed(text: &str) -> bool {
     text.lines().filter(|line| is_sum(line)).any(|line| !line.contains(" 0 failed"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_what_the_metapackage_depends_on() {
+        let depends = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n  Suggests: linux-doc\n";
+        assert_eq!(kernel_package(depends), Some("linux-image-6.1.0-56-cloud-amd64"));
+        assert_eq!(kernel_package("linux-image-cloud-amd64\n"), None);
+        assert_eq!(kernel_package(""), None);
+    }
+}
