@@ -86,11 +86,11 @@ async fn prometheus_stores_series_and_marks_them_stale() {
     node.create(spec).await.unwrap();
     agent.until("the sandbox on the page", |page| page.contains("pod=\"pod-1\"")).await;
     prometheus.until("up==1", 1).await;
-    prometheus.until("container_memory_working_set_bytes{pod=%22pod-1%22}", 1).await;
+    prometheus.until("container_memory_working_set_bytes{container=%22%22,pod=%22pod-1%22}", 1).await;
     prometheus.until("kata_sandbox_info{pod=%22pod-1%22}", 1).await;
     node.remove(&id).await.unwrap();
     // Far sooner than the five minutes for which Prometheus shows a series that only stopped.
-    prometheus.until("container_memory_working_set_bytes{pod=%22pod-1%22}", 0).await;
+    prometheus.until("container_memory_working_set_bytes{container=%22%22,pod=%22pod-1%22}", 0).await;
     prometheus.until("up==1", 1).await;
     cri.stop().await;
     drop(prometheus);
