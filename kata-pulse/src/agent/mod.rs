@@ -2,6 +2,7 @@
 
 mod containers;
 mod guest;
+mod memory;
 mod page;
 mod suspects;
 
@@ -41,6 +42,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(800);
 
 /// Runs until a signal to stop comes, or a task panics.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    memory::keep_pages_apart();
     let signals = Signals::listen()?;
     // Before anything else, so that a port that is taken ends the agent before it has done anything.
     let listener = TcpListener::bind(config.listen)
