@@ -2,6 +2,7 @@
 
 mod containers;
 mod guest;
+mod kernel;
 mod page;
 
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use tracing::{info, warn};
 use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
-use crate::config::{Config, EbpfDirectories, EbpfMode, Level};
-use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
+use crate::config::{Config, Level};
+use crate::discover::ebpf::EbpfWatch;
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now, shim_version};
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
@@ -30,6 +31,7 @@ use crate::telemetry::{self, Own};
 use crate::{serve, version};
 use containers::{ContainerCollector, OomCounts};
 use guest::GuestCollector;
+use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
@@ -40,6 +42,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(800);
 /// Runs until a signal to stop comes, or a task panics.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
+    if let Err(error) = discover::raise_descriptor_limit() {
+        warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+    }
     // Before anything else, so that a port that is taken ends the agent before it has done anything.
     let listener = TcpListener::bind(config.listen)
         .await
@@ -59,9 +64,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let kernel = start_ebpf(&config, &own).await?;
     let containers = config.levels.contains(&Level::Container);
-    let ebpf = ebpf_state(&config, kernel.as_ref());
+    let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
-    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
+    let discovery = DiscoveryCounters::default();
+    let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
+    tasks.spawn("kernel programs", showing);
+    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone());
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests);
     if containers {
         let collector = ContainerCollector {
@@ -82,7 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let selection = Selection { levels: config.levels.clone(), disabled: config.disabled.clone() };
     let scraper = Scraper::new(registry.subscribe(), store, own.clone(), selection, host);
-    let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), scrapes });
+    let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), discovery, scrapes });
     let router = serve::router(pages, own.clone());
     let serving = serve::serve(listener, router, own, serve::Limits::default(), tasks.stopping());
     let stop = tasks.stopping();
@@ -92,43 +100,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.stop(STOP_PATIENCE).await;
     info!("kata-pulse stopped");
     Ok(())
-}
-
-/// `None`: eBPF is off or cannot be had; everything works without it, later.
-async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
-    let options = EbpfOptions {
-        mode: match config.ebpf {
-            EbpfMode::Auto => ebpf::Mode::Auto,
-            EbpfMode::Require => ebpf::Mode::Require,
-            EbpfMode::Off => return Ok(None),
-        },
-        directories: match config.ebpf_directories {
-            EbpfDirectories::Auto => ebpf::DirectoryMode::Auto,
-            EbpfDirectories::Syscalls => ebpf::DirectoryMode::Syscalls,
-            EbpfDirectories::Off => ebpf::DirectoryMode::Off,
-        },
-        host_mount_ns: discover::process::read_host_mount_namespace(&config.host),
-        procfs: config.host.procfs.clone(),
-        sysfs: config.host.sysfs.clone(),
-        log: tracing::enabled!(target: "kata_pulse::discover::ebpf", tracing::Level::DEBUG),
-        ..EbpfOptions::default()
-    };
-    let started = tokio::task::spawn_blocking(move || ebpf::start(&options)).await.context("start eBPF")?;
-    match started {
-        Ok(watch) => {
-            for program in watch.programs() {
-                own.ebpf_program(program.name, program.attached, &program.reason);
-            }
-            Ok(Some(watch))
-        }
-        Err(error) if config.ebpf == EbpfMode::Require => {
-            Err(anyhow::Error::from(error).context("eBPF is required by --ebpf require"))
-        }
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
-            Ok(None)
-        }
-    }
 }
 
 /// SIGTERM and SIGINT, from the moment this is made.
@@ -153,6 +124,7 @@ async fn wait_for_stop(mut signals: Signals, stop: tokio_util::sync::Cancellatio
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "wiring")]
 fn start_discovery(
     tasks: &Tasks,
     config: &Config,
@@ -161,9 +133,9 @@ fn start_discovery(
     store: &Store,
     readiness: &Arc<Readiness>,
     kernel: Option<EbpfWatch>,
+    counters: DiscoveryCounters,
 ) {
     let (sender, batches) = mpsc::channel(256);
-    let counters = DiscoveryCounters::default();
     tasks.spawn("discovery", discover::run(config.host.clone(), kernel, counters.clone(), sender));
     let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone());
     tasks.spawn("registry", publishing);
@@ -345,14 +317,6 @@ async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store:
             readiness.collected.store(true, Ordering::Release);
             return;
         }
-    }
-}
-
-fn ebpf_state(config: &Config, kernel: Option<&EbpfWatch>) -> SourceState {
-    match kernel {
-        Some(kernel) if kernel.sees("exec") && kernel.sees("exit") => SourceState::Ok,
-        _ if config.ebpf == EbpfMode::Off => SourceState::Off,
-        _ => SourceState::Unsupported,
     }
 }
 
