@@ -158,15 +158,16 @@ impl Loop {
                         warn!(error = &error as &dyn std::error::Error, "inotify ended, going on with scans");
                         self.watcher = None;
                     }
+                    // The kernel's programs tell of the same, and when it was: they come first.
+                    let told = tokio::select! {
+                        biased;
+                        result = kernel_events(self.kernel.as_mut(), &mut said) => result,
+                        () = std::future::ready(()) => Ok(()),
+                    };
+                    self.take_kernel(told, &mut said);
                     self.take_notices(&mut notices);
                 }
-                result = kernel_events(self.kernel.as_mut(), &mut said) => {
-                    if let Err(error) = result {
-                        self.lose_kernel(&error);
-                    }
-                    said.drain(..).for_each(|event| self.explorer.kernel_said(&event));
-                    self.report_kernel();
-                }
+                result = kernel_events(self.kernel.as_mut(), &mut said) => self.take_kernel(result, &mut said),
                 Some((pid, start_ticks)) = self.ended.recv() => self.explorer.process_ended(pid, start_ticks),
                 Some(looked) = self.looked.recv() => self.explorer.looked(looked),
                 report = finished(self.scan.as_mut()) => {
@@ -202,6 +203,14 @@ impl Loop {
             self.look_soon();
         }
         self.out.send(Batch { events, first_scan }).await
+    }
+
+    fn take_kernel(&mut self, result: std::io::Result<()>, said: &mut Vec<KernelEvent>) {
+        if let Err(error) = result {
+            self.lose_kernel(&error);
+        }
+        said.drain(..).for_each(|event| self.explorer.kernel_said(&event));
+        self.report_kernel();
     }
 
     fn take_notices(&mut self, notices: &mut Vec<Notice>) {
