@@ -33,7 +33,13 @@ impl Proven {
     pub fn state_tells(&mut self, sandbox: &SandboxId, facts: Option<&DirectoryFacts>) {
         self.named_in_state.retain(|_, named| named.sandbox != *sandbox);
         self.cgroups.remove(sandbox);
-        let Some(facts) = facts else { return };
+        if let Some(facts) = facts {
+            self.add_state(sandbox, facts);
+        }
+    }
+
+    /// The same without forgetting what it said before.
+    pub fn add_state(&mut self, sandbox: &SandboxId, facts: &DirectoryFacts) {
         for named in [facts.vmm_pid, facts.virtiofsd_pid].into_iter().flatten() {
             let written_ticks = clock::to_boot(named.written).map(clock::to_ticks);
             self.named_in_state.insert(named.pid, Named { sandbox: sandbox.clone(), written_ticks });

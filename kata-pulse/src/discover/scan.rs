@@ -37,7 +37,7 @@ pub fn walk(host: &HostPaths, mut proven: Proven, reads: &MemoryReads) -> ScanRe
             Ok(found) => {
                 for appeared in found {
                     let facts = state_files::read_directory(&appeared.directory, &appeared.id, appeared.runtime);
-                    proven.state_tells(&appeared.id, Some(&facts));
+                    proven.add_state(&appeared.id, &facts);
                     report.sandboxes.push((index, appeared, facts));
                 }
             }

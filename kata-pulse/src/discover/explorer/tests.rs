@@ -155,3 +155,20 @@ async fn a_pid_that_another_process_has_now_ends_the_old_one() {
     let ended = |event: &DiscoveryEvent| matches!(&event.change, Change::ProcessEnded(id, old, None) if id.as_str() == "aa" && old.start_ticks == 50);
     assert!(events.iter().any(ended), "{events:?}");
 }
+
+#[tokio::test]
+async fn a_pid_in_a_state_file_is_believed_of_a_process_that_is_older_than_the_file() {
+    let mut lab = Lab::new(Sight::default());
+    let in_a_minute = clock::to_ticks(clock::boot_now()) + 6000;
+    for (id, pid, start) in [("aa", 40, 1), ("bb", 41, in_a_minute)] {
+        process(&lab.host, pid, 1, start, "/firecracker --api-sock /x", CONTAINER);
+        let sandbox = lab.host.bases[0].path.join(id);
+        std::fs::create_dir(&sandbox).unwrap();
+        let state = format!("{{\"HypervisorState\":{{\"Type\":\"firecracker\",\"Pid\":{pid}}}}}");
+        std::fs::write(sandbox.join("persist.json"), state).unwrap();
+        lab.explorer.directory_made(0, id.as_bytes());
+        lab.look().await;
+    }
+    assert_eq!(lab.members(), [("aa".to_owned(), 40)]);
+    assert_eq!(lab.foreign(), 1);
+}
