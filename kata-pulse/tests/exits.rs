@@ -90,6 +90,28 @@ async fn ends_are_told_by_pidfds_where_no_program_can() {
     child.wait().unwrap();
 }
 
+/// One thread for all tasks: whatever blocks one of them blocks the test.
+#[tokio::test]
+async fn detaching_the_programs_blocks_no_task() {
+    let hide = Hidden { btf: true, fexit: true, kprobes: true, ..Hidden::default() };
+    let Some(kernel) = kernel(hide).await else { return };
+    let programs = kernel.programs().iter().filter(|program| program.attached).count();
+    let root = tempfile::tempdir().unwrap();
+    let host = HostPaths {
+        bases: vec![BaseDirectory { runtime: Some(Runtime::Go), path: root.path().join("sbs") }],
+        ..HostPaths::default()
+    };
+    let (sender, mut batches) = mpsc::channel(64);
+    let running = tokio::spawn(discover::run(host, Some(kernel), DiscoveryCounters::default(), sender));
+    while !batches.recv().await.unwrap().first_scan {}
+    let stopped = Instant::now();
+    drop(batches);
+    running.await.unwrap();
+    let took = stopped.elapsed();
+    println!("discovery with {programs} programs attached ended after {took:?}");
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_made_by_io_uring_are_seen() {
     let root = tempfile::tempdir().unwrap();

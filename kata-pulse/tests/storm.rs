@@ -12,19 +12,52 @@ use kata_pulse::config::{BaseDirectory, HostPaths};
 use kata_pulse::discover::ebpf::{self, DirectoryMode, EbpfOptions, Mode};
 use kata_pulse::discover::{self, Batch, DiscoveryCounters, boot_now};
 use kata_pulse::registry::Registry;
-use kata_pulse::sandbox::{Change, Runtime};
+use kata_pulse::sandbox::{Change, DiscoveryEvent, EventSource, Runtime};
 use kata_pulse_sim::storm::forge;
 use tokio::sync::mpsc;
 
 const SANDBOXES: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The project's bound is 50 ms on an idle machine: this one is shared with whatever else builds here.
+const BOUND: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 struct Seen {
     appeared: BTreeSet<String>,
     removed: BTreeSet<String>,
     processes: usize,
-    latencies: Vec<Duration>,
+    appeared_after: Vec<Duration>,
+    removed_after: Vec<Duration>,
+    /// Of those that appeared, told by eBPF first.
+    by_ebpf: usize,
+}
+
+impl Seen {
+    fn take(&mut self, event: DiscoveryEvent, now: Duration) {
+        let after = event.at_boot.map(|at| now.saturating_sub(at));
+        match event.change {
+            Change::Appeared(appeared) => {
+                self.by_ebpf += usize::from(event.source == EventSource::Ebpf);
+                self.appeared.insert(appeared.id.to_string());
+                self.appeared_after.extend(after);
+            }
+            Change::Removed(id) => {
+                self.removed.insert(id.to_string());
+                self.removed_after.extend(after);
+            }
+            Change::ProcessStarted(..) => self.processes += 1,
+            _ => {}
+        }
+    }
+}
+
+/// Prints how late these were; the bound holds for all but one in a hundred.
+fn check(what: &str, mut after: Vec<Duration>) {
+    assert!(after.len() >= SANDBOXES * 9 / 10, "the kernel's time of {what} is known for {} only", after.len());
+    after.sort();
+    let at = |share: f64| after[((after.len() - 1) as f64 * share) as usize];
+    println!("{what}: p50 {:?}, p99 {:?}, most {:?}", at(0.5), at(0.99), at(1.0));
+    assert!(at(0.99) <= BOUND, "{what}: p99 {:?}", at(0.99));
 }
 
 /// Children and threads that make noise until they are told to stop.
@@ -124,19 +157,7 @@ async fn a_thousand_sandboxes_in_a_storm_are_all_seen_and_nothing_forged_is_beli
         };
         registry.apply(&batch.events, Instant::now());
         let now = boot_now();
-        for event in batch.events {
-            match event.change {
-                Change::Appeared(appeared) => {
-                    seen.appeared.insert(appeared.id.to_string());
-                    seen.latencies.extend(event.at_boot.map(|at| now.saturating_sub(at)));
-                }
-                Change::Removed(id) => {
-                    seen.removed.insert(id.to_string());
-                }
-                Change::ProcessStarted(..) => seen.processes += 1,
-                _ => {}
-            }
-        }
+        batch.events.into_iter().for_each(|event| seen.take(event, now));
     }
     maker.join().unwrap();
     // The forger counts on being seen: otherwise nothing was proven.
@@ -149,17 +170,12 @@ async fn a_thousand_sandboxes_in_a_storm_are_all_seen_and_nothing_forged_is_beli
     assert_eq!(seen.appeared, expected, "all of them and nothing forged");
     assert_eq!(seen.processes, 0, "no forged process joined");
     assert!(registry.snapshot().is_empty());
-    seen.latencies.sort();
-    let at = |share: f64| seen.latencies[((seen.latencies.len() - 1) as f64 * share) as usize];
-    println!(
-        "{} sandboxes beside {execs} execs: latency p50 {:?}, p99 {:?}, most {:?}; refused {}, lost {}",
-        expected.len(),
-        at(0.5),
-        at(0.99),
-        at(1.0),
-        counters.foreign(),
-        counters.lost()
-    );
+    println!("{SANDBOXES} sandboxes beside {execs} execs, {} told by eBPF", seen.by_ebpf);
+    println!("refused {}, lost {}", counters.foreign(), counters.lost());
+    assert!(seen.by_ebpf > SANDBOXES / 2, "most are eBPF's to tell");
+    assert_eq!(counters.lost(), 0, "events of the host were lost");
+    check("appeared", seen.appeared_after);
+    check("gone", seen.removed_after);
     std::fs::remove_dir_all(&root).unwrap();
 }
 

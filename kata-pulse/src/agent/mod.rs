@@ -2,6 +2,7 @@
 
 mod containers;
 mod guest;
+mod kernel;
 mod memory;
 mod page;
 mod suspects;
@@ -20,8 +21,8 @@ use tracing::{info, warn};
 use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
-use crate::config::{Config, EbpfDirectories, EbpfMode, Level};
-use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
+use crate::config::{Config, Level};
+use crate::discover::ebpf::EbpfWatch;
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now, shim_version};
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, SandboxState, Snapshot, Source, SourceState};
@@ -32,6 +33,7 @@ use crate::telemetry::{self, Own};
 use crate::{serve, version};
 use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
+use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
 use suspects::Suspects;
 
@@ -44,6 +46,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(800);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     memory::keep_pages_apart();
     let signals = Signals::listen()?;
+    if let Err(error) = discover::raise_descriptor_limit() {
+        warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+    }
     // Before anything else, so that a port that is taken ends the agent before it has done anything.
     let listener = TcpListener::bind(config.listen)
         .await
@@ -63,9 +68,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let kernel = start_ebpf(&config, &own).await?;
     let containers = config.levels.contains(&Level::Container);
-    let ebpf = ebpf_state(&config, kernel.as_ref());
+    let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
-    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel);
+    let discovery = DiscoveryCounters::default();
+    let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
+    tasks.spawn("kernel programs", showing);
+    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone());
     let suspects = Suspects::default();
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
@@ -89,7 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let selection = Selection { levels: config.levels.clone(), disabled: config.disabled.clone() };
     let scraper = Scraper::new(registry.subscribe(), store, own.clone(), selection, host);
-    let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), scrapes });
+    let pages = Arc::new(Pages { scraper, readiness: readiness.clone(), discovery, scrapes });
     let router = serve::router(pages, own.clone());
     let serving = serve::serve(listener, router, own, serve::Limits::default(), tasks.stopping());
     let stop = tasks.stopping();
@@ -99,43 +107,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.stop(STOP_PATIENCE).await;
     info!("kata-pulse stopped");
     Ok(())
-}
-
-/// `None`: eBPF is off or cannot be had; everything works without it, later.
-async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
-    let options = EbpfOptions {
-        mode: match config.ebpf {
-            EbpfMode::Auto => ebpf::Mode::Auto,
-            EbpfMode::Require => ebpf::Mode::Require,
-            EbpfMode::Off => return Ok(None),
-        },
-        directories: match config.ebpf_directories {
-            EbpfDirectories::Auto => ebpf::DirectoryMode::Auto,
-            EbpfDirectories::Syscalls => ebpf::DirectoryMode::Syscalls,
-            EbpfDirectories::Off => ebpf::DirectoryMode::Off,
-        },
-        host_mount_ns: discover::process::read_host_mount_namespace(&config.host),
-        procfs: config.host.procfs.clone(),
-        sysfs: config.host.sysfs.clone(),
-        log: tracing::enabled!(target: "kata_pulse::discover::ebpf", tracing::Level::DEBUG),
-        ..EbpfOptions::default()
-    };
-    let started = tokio::task::spawn_blocking(move || ebpf::start(&options)).await.context("start eBPF")?;
-    match started {
-        Ok(watch) => {
-            for program in watch.programs() {
-                own.ebpf_program(program.name, program.attached, &program.reason);
-            }
-            Ok(Some(watch))
-        }
-        Err(error) if config.ebpf == EbpfMode::Require => {
-            Err(anyhow::Error::from(error).context("eBPF is required by --ebpf require"))
-        }
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
-            Ok(None)
-        }
-    }
 }
 
 /// SIGTERM and SIGINT, from the moment this is made.
@@ -160,6 +131,7 @@ async fn wait_for_stop(mut signals: Signals, stop: tokio_util::sync::Cancellatio
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "wiring")]
 fn start_discovery(
     tasks: &Tasks,
     config: &Config,
@@ -168,9 +140,9 @@ fn start_discovery(
     store: &Store,
     readiness: &Arc<Readiness>,
     kernel: Option<EbpfWatch>,
+    counters: DiscoveryCounters,
 ) {
     let (sender, batches) = mpsc::channel(256);
-    let counters = DiscoveryCounters::default();
     tasks.spawn("discovery", discover::run(config.host.clone(), kernel, counters.clone(), sender));
     let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone());
     tasks.spawn("registry", publishing);
@@ -360,14 +332,6 @@ async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store:
             readiness.collected.store(true, Ordering::Release);
             return;
         }
-    }
-}
-
-fn ebpf_state(config: &Config, kernel: Option<&EbpfWatch>) -> SourceState {
-    match kernel {
-        Some(kernel) if kernel.sees("exec") && kernel.sees("exit") => SourceState::Ok,
-        _ if config.ebpf == EbpfMode::Off => SourceState::Off,
-        _ => SourceState::Unsupported,
     }
 }
 

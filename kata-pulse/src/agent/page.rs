@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::collect::schedule::Scraped;
+use crate::discover::DiscoveryCounters;
 use crate::sandbox::{Sandbox, SandboxId, Source, SourceState};
 use crate::scrape::{Format, MetricsQuery, Scraper, UnknownSandbox};
 use crate::serve::PageSource;
+
+/// Discovery turns at least every half minute: when it has not for so long, it hangs.
+const LONGEST_TURN: Duration = Duration::from_secs(60);
 
 /// How far the start has come.
 #[derive(Debug, Default)]
@@ -25,6 +29,7 @@ pub(super) struct Readiness {
 pub(super) struct Pages {
     pub scraper: Scraper,
     pub readiness: Arc<Readiness>,
+    pub discovery: DiscoveryCounters,
     pub scrapes: Vec<mpsc::Sender<Scraped>>,
 }
 
@@ -42,7 +47,10 @@ impl PageSource for Pages {
     }
 
     fn health(&self) -> Result<(), String> {
-        if self.readiness.stopping.load(Ordering::Relaxed) { Err("stopping".into()) } else { Ok(()) }
+        if self.readiness.stopping.load(Ordering::Relaxed) {
+            return Err("stopping".into());
+        }
+        is_alive(self.discovery.last_turn())
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -61,5 +69,24 @@ impl PageSource for Pages {
         for scrapes in &self.scrapes {
             let _ = scrapes.try_send(Scraped { from: peer.ip(), at: Instant::now() });
         }
+    }
+}
+
+fn is_alive(last_turn: Duration) -> Result<(), String> {
+    if last_turn > LONGEST_TURN {
+        return Err(format!("discovery has not turned for {} s", last_turn.as_secs()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discovery_that_hangs_is_not_healthy() {
+        assert_eq!(is_alive(LONGEST_TURN), Ok(()));
+        let reason = is_alive(LONGEST_TURN + Duration::from_secs(1)).unwrap_err();
+        assert_eq!(reason, "discovery has not turned for 61 s");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::hypervisor::{self, Claim, ClaimedId};
 use super::membership::{self, Membership, Proven, ProvenProcess};
-use super::process::ProcessFacts;
+use super::process::{Outline, ProcessFacts};
 use crate::sandbox::{DirectoryFacts, Pid, Process, ProcessFound, ProcessRole, SandboxId, Version};
 
 /// No sandbox has more: shim, VMM, two virtiofsd, and a few that are being replaced.
@@ -18,8 +18,8 @@ pub enum Judgement {
     /// New, or another program in the same process.
     Joined(SandboxId, ProcessFound),
     Known,
-    /// Claims to be Kata's, and nothing supports it.
-    Foreign,
+    /// Claims to be Kata's, and nothing supports it: pid and start time.
+    Foreign(Pid, u64),
     /// None of Kata's.
     Stranger,
 }
@@ -31,6 +31,8 @@ pub struct Census {
     by_sandbox: HashMap<SandboxId, BTreeSet<Pid>>,
     /// Whose a machine of the VM factory has become, by the machine's name.
     machines: HashMap<SandboxId, SandboxId>,
+    /// Members whose pid is another's, or theirs as another program, since the last call of [`Census::take_replaced`].
+    replaced: Vec<(SandboxId, Process)>,
 }
 
 impl Census {
@@ -39,7 +41,7 @@ impl Census {
     }
 
     pub fn judge(&mut self, facts: &ProcessFacts) -> Judgement {
-        let Some(mut claim) = hypervisor::classify(&facts.executable, &facts.arguments) else {
+        let Some(mut claim) = hypervisor::classify(&facts.outline.executable, &facts.arguments) else {
             return Judgement::Stranger;
         };
         let was_in_factory = self.take_from_factory(&mut claim);
@@ -51,7 +53,7 @@ impl Census {
             // What proved it once may have ended since: nothing else ever moves.
             (_, Some(_)) => Judgement::Known,
             (Membership::Belongs(sandbox), None) => self.join(sandbox, facts, &claim),
-            (Membership::Unproven, None) => Judgement::Foreign,
+            (Membership::Unproven, None) => Judgement::Foreign(facts.outline.pid, facts.outline.start_ticks),
             (Membership::NotYet, None) => Judgement::Stranger,
         }
     }
@@ -66,14 +68,14 @@ impl Census {
 
     /// Judges many at once, parents before children.
     pub fn judge_all(&mut self, mut all: Vec<ProcessFacts>) -> Vec<Judgement> {
-        all.sort_by_key(|facts| facts.start_ticks);
+        all.sort_by_key(|facts| facts.outline.start_ticks);
         let mut judgements = Vec::new();
         // Within one clock tick the order of starts is unknown: three rounds see shim, virtiofsd and its worker.
         for round in 0..3 {
             let mut undecided = Vec::new();
             for facts in all {
                 match self.judge(&facts) {
-                    Judgement::Foreign if round < 2 => undecided.push(facts),
+                    Judgement::Foreign(..) if round < 2 => undecided.push(facts),
                     judgement => judgements.push(judgement),
                 }
             }
@@ -84,24 +86,31 @@ impl Census {
 
     /// The sandbox of a process that is known as what it is now.
     fn known_as(&self, facts: &ProcessFacts, claim: &Claim) -> Option<&SandboxId> {
-        let ProcessFound { process, vmm, .. } = self.found.get(&facts.pid)?;
-        let same = (process.start_ticks, process.role, *vmm) == (facts.start_ticks, claim.role, claim.vmm);
-        self.proven.processes.get(&facts.pid).filter(|_| same).map(|proven| &proven.sandbox)
+        let ProcessFound { process, vmm, .. } = self.found.get(&facts.outline.pid)?;
+        let same = (process.start_ticks, process.role, *vmm) == (facts.outline.start_ticks, claim.role, claim.vmm);
+        self.proven.processes.get(&facts.outline.pid).filter(|_| same).map(|proven| &proven.sandbox)
     }
 
     fn join(&mut self, sandbox: SandboxId, facts: &ProcessFacts, claim: &Claim) -> Judgement {
-        self.forget(facts.pid);
+        let Outline { pid, start_ticks, .. } = facts.outline;
+        let replaced = self.end(pid, None);
+        self.replaced.extend(replaced);
         let members = self.by_sandbox.entry(sandbox.clone()).or_default();
         if members.len() >= MAX_PER_SANDBOX {
-            return Judgement::Foreign;
+            return Judgement::Foreign(pid, start_ticks);
         }
-        members.insert(facts.pid);
-        let process = Process { role: claim.role, pid: facts.pid, start_ticks: facts.start_ticks };
-        let proven = ProvenProcess { sandbox: sandbox.clone(), role: claim.role, start_ticks: facts.start_ticks };
-        self.proven.processes.insert(facts.pid, proven);
+        members.insert(pid);
+        let process = Process { role: claim.role, pid, start_ticks };
+        let proven = ProvenProcess { sandbox: sandbox.clone(), role: claim.role, start_ticks };
+        self.proven.processes.insert(pid, proven);
         let found = ProcessFound { process, vmm: claim.vmm, runtime: claim.runtime, version: None };
-        self.found.insert(facts.pid, found.clone());
+        self.found.insert(pid, found.clone());
         Judgement::Joined(sandbox, found)
+    }
+
+    /// Members that are none any more because something else has their pid.
+    pub fn take_replaced(&mut self) -> Vec<(SandboxId, Process)> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// The process ended; `None` if it was none of ours, or another one has the pid by now.
@@ -133,16 +142,14 @@ impl Census {
 
     /// What root-owned state files of an existing sandbox say; `None`: it exists no more.
     pub fn state_tells(&mut self, sandbox: &SandboxId, facts: Option<&DirectoryFacts>) {
-        self.proven.named_in_state.retain(|_, named| named != sandbox);
-        self.proven.cgroups.remove(sandbox);
+        self.proven.state_tells(sandbox, facts);
         self.machines.retain(|_, owner| owner != sandbox);
-        let Some(facts) = facts else { return };
-        let pids = [facts.vmm_pid, facts.virtiofsd_pid].into_iter().flatten();
-        self.proven.named_in_state.extend(pids.map(|pid| (pid, sandbox.clone())));
-        if !facts.cgroups.is_empty() {
-            self.proven.cgroups.insert(sandbox.clone(), facts.cgroups.clone());
-        }
-        self.machines.extend(facts.machine.clone().map(|machine| (machine, sandbox.clone())));
+        let machine = facts.and_then(|facts| facts.machine.clone());
+        self.machines.extend(machine.map(|machine| (machine, sandbox.clone())));
+    }
+
+    pub fn proven(&self) -> &Proven {
+        &self.proven
     }
 
     pub fn members(&self, sandbox: &SandboxId) -> impl Iterator<Item = &ProcessFound> {
@@ -168,16 +175,16 @@ mod tests {
 
     fn facts(pid: u32, parent: u32, start: u64, line: &str) -> ProcessFacts {
         let arguments: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        ProcessFacts {
+        let outline = Outline {
             pid: Pid(pid),
             parent: Pid(parent),
             start_ticks: start,
             executable: line.split(' ').next().unwrap().into(),
-            arguments,
             mount_namespace: Some(if line.contains("jail") { 2 } else { 1 }),
             cgroups: Vec::new(),
             uid: 0,
-        }
+        };
+        ProcessFacts { outline, arguments }
     }
 
     fn tree() -> Vec<ProcessFacts> {
@@ -218,6 +225,24 @@ mod tests {
         let later = facts(2, 0, 99, "/qemu-system-x86_64 -name sandbox-bb");
         assert!(matches!(census.judge(&later), Judgement::Joined(sandbox, _) if sandbox == id("bb")));
         assert!(!census.has(&id("aa"), ProcessRole::Vmm));
+        let old = Process { role: ProcessRole::Vmm, pid: Pid(2), start_ticks: 10 };
+        assert_eq!(census.take_replaced(), [(id("aa"), old)]);
+        assert_eq!(census.take_replaced(), []);
+    }
+
+    #[test]
+    fn a_reused_pid_that_finds_its_sandbox_full_is_the_end_of_the_old_process() {
+        let mut census = Census::new(Some(1));
+        for pid in 1..=MAX_PER_SANDBOX as u32 {
+            census.judge(&facts(pid, 0, 5, "/qemu-system-x86_64 -name sandbox-aa"));
+        }
+        census.judge(&facts(100, 0, 5, "/qemu-system-x86_64 -name sandbox-bb"));
+        assert_eq!(
+            census.judge(&facts(100, 0, 9, "/qemu-system-x86_64 -name sandbox-aa")),
+            Judgement::Foreign(Pid(100), 9)
+        );
+        let replaced = census.take_replaced();
+        assert!(matches!(&replaced[..], [(owner, old)] if *owner == id("bb") && old.pid == Pid(100)), "{replaced:?}");
     }
 
     #[test]

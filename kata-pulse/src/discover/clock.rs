@@ -17,6 +17,11 @@ pub fn to_boot(time: SystemTime) -> Option<Duration> {
     boot_now().checked_sub(age)
 }
 
+/// In the hundredths of a second in which the kernel tells when processes started.
+pub fn to_ticks(at_boot: Duration) -> u64 {
+    u64::try_from(at_boot.as_millis() / 10).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,6 +66,14 @@ const BASE_EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ONLYDIR)
     .union(WatchFlags::MASK_ADD);
 
+/// Above a base only what comes into being counts: everybody makes directories in `/run`.
+const ABOVE_EVENTS: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR)
+    .union(WatchFlags::MASK_ADD);
+
 const SANDBOX_EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::CLOSE_WRITE)
@@ -98,16 +106,34 @@ impl Watcher {
             if let Ok(watch) = inotify::add_watch(&self.instance, &path, BASE_EVENTS) {
                 self.add_subject(watch, Subject::Base(index));
                 self.bases[index].watched = true;
+                self.leave_above(index, watch);
                 return true;
             }
             let Some(above) = nearest_existing(&path) else { return false };
-            let Ok(watch) = inotify::add_watch(&self.instance, &above, BASE_EVENTS) else { continue };
+            let Ok(watch) = inotify::add_watch(&self.instance, &above, ABOVE_EVENTS) else { continue };
             self.add_subject(watch, Subject::Above(index));
+            self.leave_above(index, watch);
             if nearest_existing(&path).as_deref() == Some(&above) && !path.is_dir() {
                 return false;
             }
         }
         false
+    }
+
+    /// Ends the watches above a base but for `nearest`, which tells by itself when it goes: what others make up there
+    /// could overflow the queue.
+    fn leave_above(&mut self, base: usize, nearest: i32) {
+        let instance = &self.instance;
+        self.subjects.retain(|&watch, subjects| {
+            if watch != nearest {
+                subjects.retain(|subject| *subject != Subject::Above(base));
+            }
+            if subjects.is_empty() {
+                // Fails when the directory is gone, which ended the watch by itself.
+                let _ = inotify::remove_watch(instance, watch);
+            }
+            !subjects.is_empty()
+        });
     }
 
     /// Watches the files of a sandbox. Best effort: the scan sees them too.
@@ -261,6 +287,31 @@ mod tests {
         std::fs::remove_dir(&base).unwrap();
         assert!(next(&mut watcher).await.contains(&Notice::BaseChanged(0)));
         std::fs::create_dir(&base).unwrap();
+        while !next(&mut watcher).await.contains(&Notice::BaseChanged(0)) {}
+        std::fs::create_dir(base.join("two")).unwrap();
+        assert_eq!(next(&mut watcher).await, [Notice::Made { base: 0, name: b"two".to_vec() }]);
+    }
+
+    /// The base's own watch tells when it goes; nothing above it is watched any more.
+    #[tokio::test]
+    async fn what_others_make_above_a_base_that_exists_cannot_overflow_the_queue() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let base = folder.path().join("vc/sbs");
+        let mut watcher = Watcher::new([base.clone()]).unwrap();
+        assert_eq!(watcher.arm(), Vec::<usize>::new());
+        std::fs::create_dir_all(&base).unwrap();
+        assert_eq!(next(&mut watcher).await, [Notice::BaseChanged(0)]);
+        let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let unrelated = folder.path().join("x");
+        for _ in 0..limit.trim().parse::<usize>().unwrap().min(200_000) / 2 + 1 {
+            std::fs::create_dir(&unrelated).unwrap();
+            std::fs::remove_dir(&unrelated).unwrap();
+        }
+        std::fs::create_dir(base.join("one")).unwrap();
+        assert_eq!(next(&mut watcher).await, [Notice::Made { base: 0, name: b"one".to_vec() }]);
+        std::fs::remove_dir_all(folder.path().join("vc")).unwrap();
+        while !next(&mut watcher).await.contains(&Notice::BaseChanged(0)) {}
+        std::fs::create_dir_all(&base).unwrap();
         while !next(&mut watcher).await.contains(&Notice::BaseChanged(0)) {}
         std::fs::create_dir(base.join("two")).unwrap();
         assert_eq!(next(&mut watcher).await, [Notice::Made { base: 0, name: b"two".to_vec() }]);

@@ -12,17 +12,21 @@ mod descriptor;
 pub mod directory;
 pub mod ebpf;
 mod explorer;
+#[cfg(test)]
+mod fixture;
 pub mod hypervisor;
 mod inotify;
 pub mod membership;
+mod memory;
+mod notes;
 mod pidfd;
 pub mod process;
+mod refusals;
 mod scan;
 pub mod shim_version;
+mod sieve;
 pub mod state_files;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -31,11 +35,13 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 pub use clock::boot_now;
+pub use descriptor::raise_limit as raise_descriptor_limit;
+pub use notes::DiscoveryCounters;
 
 use crate::config::HostPaths;
 use crate::sandbox::DiscoveryEvent;
-use ebpf::{EbpfWatch, KernelEvent, RunStats};
-use explorer::Explorer;
+use ebpf::{EbpfWatch, KernelEvent};
+use explorer::{Explorer, Looked, Sight};
 use inotify::{Notice, Watcher};
 use scan::ScanReport;
 
@@ -47,52 +53,11 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// The same when a program does tell: then it is a check.
 const FIRST_LOOK_WITH_EXECS: Duration = Duration::from_secs(1);
 
+/// A scan that takes longer hangs in a process that does not let itself be read.
+const SCAN_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Between readings of the kernel programs' counters.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What discovery refused or lost, for the agent's own metrics. Clones share the numbers.
-#[derive(Clone, Debug, Default)]
-pub struct DiscoveryCounters(Arc<Counters>);
-
-#[derive(Debug, Default)]
-struct Counters {
-    foreign: AtomicU64,
-    overflows: AtomicU64,
-    lost: AtomicU64,
-    rejected: AtomicU64,
-    runs: Mutex<Vec<RunStats>>,
-}
-
-impl DiscoveryCounters {
-    /// Hints that turned out to be forged or not Kata's.
-    pub fn foreign(&self) -> u64 {
-        self.0.foreign.load(Ordering::Relaxed) + self.0.rejected.load(Ordering::Relaxed)
-    }
-
-    /// Events that the kernel did not deliver: full rings, and overflows of inotify, each counted once.
-    pub fn lost(&self) -> u64 {
-        self.0.overflows.load(Ordering::Relaxed) + self.0.lost.load(Ordering::Relaxed)
-    }
-
-    /// How often the eBPF programs ran, as far as the kernel counts.
-    pub fn runs(&self) -> Vec<RunStats> {
-        self.0.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_kernel(&self, counts: &ebpf::Counters, runs: Vec<RunStats>) {
-        self.0.lost.store(counts.lost, Ordering::Relaxed);
-        self.0.rejected.store(counts.rejected_foreign + counts.foreign_lost, Ordering::Relaxed);
-        *self.0.runs.lock().unwrap_or_else(PoisonError::into_inner) = runs;
-    }
-
-    fn count_foreign(&self, count: u64) {
-        self.0.foreign.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn count_overflow(&self) {
-        self.0.overflows.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A batch of events; `first_scan` marks the one that holds what was there before the agent.
 #[derive(Debug)]
@@ -103,7 +68,11 @@ pub struct Batch {
 
 /// Runs until the receiver of `out` is gone. `kernel`: the eBPF programs, where there are any.
 pub async fn run(host: HostPaths, kernel: Option<EbpfWatch>, counters: DiscoveryCounters, out: mpsc::Sender<Batch>) {
-    let watcher = match Watcher::new(host.bases.iter().map(|base| base.path.clone())) {
+    Loop::new(host, kernel, counters, out).run().await;
+}
+
+fn watch_directories(host: &HostPaths) -> Option<Watcher> {
+    match Watcher::new(host.bases.iter().map(|base| base.path.clone())) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
             warn!(
@@ -112,29 +81,7 @@ pub async fn run(host: HostPaths, kernel: Option<EbpfWatch>, counters: Discovery
             );
             None
         }
-    };
-    let (ended_sender, ended) = mpsc::channel(1024);
-    let sees = |feature| kernel.as_ref().is_some_and(|kernel| kernel.sees(feature));
-    let first_look = if sees("exec") { FIRST_LOOK_WITH_EXECS } else { FIRST_LOOK };
-    let explorer = Explorer::new(host.clone(), counters, ended_sender, sees("exit"));
-    Loop {
-        watched: vec![None; host.bases.len()],
-        host,
-        watcher,
-        kernel,
-        ended,
-        explorer,
-        out,
-        scan: None,
-        next_scan: Instant::now(),
-        first_look,
-        pace: first_look,
-        scans: 0,
-        lost: 0,
-        reported: Instant::now(),
     }
-    .run()
-    .await;
 }
 
 struct Loop {
@@ -144,10 +91,13 @@ struct Loop {
     /// Device and inode of the bases that the kernel's programs watch.
     watched: Vec<Option<(u64, u64)>>,
     ended: mpsc::Receiver<pidfd::Ended>,
+    looked: mpsc::Receiver<Looked>,
     explorer: Explorer,
     out: mpsc::Sender<Batch>,
-    scan: Option<JoinHandle<ScanReport>>,
+    scan: Option<Scan>,
     next_scan: Instant,
+    /// Something was lost while a scan was running, which may have passed the place already.
+    again: bool,
     first_look: Duration,
     pace: Duration,
     scans: u64,
@@ -156,32 +106,73 @@ struct Loop {
     reported: Instant,
 }
 
+/// A walk on a thread of its own.
+struct Scan {
+    walk: JoinHandle<ScanReport>,
+    give_up: Instant,
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.kernel.take().into_iter().for_each(detach_aside);
+    }
+}
+
 impl Loop {
+    fn new(host: HostPaths, kernel: Option<EbpfWatch>, counters: DiscoveryCounters, out: mpsc::Sender<Batch>) -> Self {
+        let (ended_sender, ended) = mpsc::channel(1024);
+        let (looked_sender, looked) = mpsc::channel(64);
+        let sees = |feature| kernel.as_ref().is_some_and(|kernel| kernel.sees(feature));
+        let first_look = if sees("exec") { FIRST_LOOK_WITH_EXECS } else { FIRST_LOOK };
+        let directories_by_inode = kernel.as_ref().is_some_and(EbpfWatch::names_directories_by_inode);
+        let sight = Sight { exits: sees("exit"), directories_by_inode };
+        Self {
+            watched: vec![None; host.bases.len()],
+            watcher: watch_directories(&host),
+            explorer: Explorer::new(host.clone(), counters, sight, ended_sender, looked_sender),
+            host,
+            kernel,
+            ended,
+            looked,
+            out,
+            scan: None,
+            next_scan: Instant::now(),
+            again: false,
+            first_look,
+            pace: first_look,
+            scans: 0,
+            lost: 0,
+            reported: Instant::now(),
+        }
+    }
+
     async fn run(mut self) {
         self.arm();
         let (mut notices, mut said) = (Vec::new(), Vec::new());
         loop {
             let mut first_scan = false;
+            self.explorer.counters().turn();
             tokio::select! {
                 result = next_notices(self.watcher.as_mut(), &mut notices) => {
                     if let Err(error) = result {
                         warn!(error = &error as &dyn std::error::Error, "inotify ended, going on with scans");
                         self.watcher = None;
                     }
+                    // The kernel's programs tell of the same, and when it was: they come first.
+                    let told = tokio::select! {
+                        biased;
+                        result = kernel_events(self.kernel.as_mut(), &mut said) => result,
+                        () = std::future::ready(()) => Ok(()),
+                    };
+                    self.take_kernel(told, &mut said);
                     self.take_notices(&mut notices);
                 }
-                result = kernel_events(self.kernel.as_mut(), &mut said) => {
-                    if let Err(error) = result {
-                        warn!(error = &error as &dyn std::error::Error, "eBPF events ended, going on without");
-                        self.kernel = None;
-                    }
-                    said.drain(..).for_each(|event| self.explorer.kernel_said(&event));
-                    self.report_kernel();
-                }
+                result = kernel_events(self.kernel.as_mut(), &mut said) => self.take_kernel(result, &mut said),
                 Some((pid, start_ticks)) = self.ended.recv() => self.explorer.process_ended(pid, start_ticks),
+                Some(looked) = self.looked.recv() => self.explorer.looked(looked),
                 report = finished(self.scan.as_mut()) => {
                     self.scan = None;
-                    first_scan = self.scans == 0;
+                    first_scan = self.scans == 0 && report.is_some();
                     self.take_scan(report);
                 }
                 () = tokio::time::sleep_until(self.next_scan), if self.scan.is_none() => self.start_scan(),
@@ -202,6 +193,9 @@ impl Loop {
                 debug!(%pid, error = &error as &dyn std::error::Error, "process is not tracked by eBPF");
             }
         }
+        if self.explorer.take_scan_again() {
+            self.scan_now();
+        }
         if events.is_empty() && !first_scan {
             return Ok(());
         }
@@ -209,6 +203,14 @@ impl Loop {
             self.look_soon();
         }
         self.out.send(Batch { events, first_scan }).await
+    }
+
+    fn take_kernel(&mut self, result: std::io::Result<()>, said: &mut Vec<KernelEvent>) {
+        if let Err(error) = result {
+            self.lose_kernel(&error);
+        }
+        said.drain(..).for_each(|event| self.explorer.kernel_said(&event));
+        self.report_kernel();
     }
 
     fn take_notices(&mut self, notices: &mut Vec<Notice>) {
@@ -223,7 +225,7 @@ impl Loop {
                 }
                 Notice::Overflow => {
                     self.explorer.counters().count_overflow();
-                    self.next_scan = Instant::now();
+                    self.scan_now();
                 }
             }
         }
@@ -263,13 +265,32 @@ impl Loop {
     fn start_scan(&mut self) {
         self.arm();
         self.report_kernel();
-        let host = self.host.clone();
-        self.scan = Some(tokio::task::spawn_blocking(move || scan::walk(&host)));
+        self.again = false;
+        let (host, proven, reads) = (self.host.clone(), self.explorer.proven().clone(), self.explorer.reads().clone());
+        let walk = tokio::task::spawn_blocking(move || scan::walk(&host, proven, &reads));
+        self.scan = Some(Scan { walk, give_up: Instant::now() + SCAN_PATIENCE });
     }
 
-    fn take_scan(&mut self, report: ScanReport) {
+    /// Something was lost.
+    fn scan_now(&mut self) {
+        self.next_scan = Instant::now();
+        self.again = self.scan.is_some();
+    }
+
+    /// `None`: given up. What it hangs in is not read again until that read ends.
+    fn take_scan(&mut self, report: Option<ScanReport>) {
+        let Some(report) = report else {
+            warn!("a scan hangs in some process, starting another");
+            self.next_scan = Instant::now() + FIRST_LOOK;
+            return;
+        };
         self.explorer.scanned(report, self.scans == 0);
         self.scans += 1;
+        if std::mem::take(&mut self.again) {
+            // Not at once: a flood must not keep us walking without pause.
+            self.next_scan = Instant::now() + FIRST_LOOK;
+            return;
+        }
         self.pace = if self.explorer.wants_processes() { (self.pace * 2).min(SCAN_INTERVAL) } else { SCAN_INTERVAL };
         self.next_scan = Instant::now() + self.pace;
     }
@@ -282,8 +303,15 @@ impl Loop {
         self.explorer.counters().set_kernel(&counts, kernel.run_stats());
         if counts.lost > self.lost {
             self.lost = counts.lost;
-            self.next_scan = Instant::now();
+            self.scan_now();
         }
+    }
+
+    fn lose_kernel(&mut self, error: &std::io::Error) {
+        warn!(error = error as &dyn std::error::Error, "eBPF events ended, going on without");
+        self.explorer.counters().lose_kernel(&format!("events ended: {error}"));
+        self.first_look = FIRST_LOOK;
+        self.kernel.take().into_iter().for_each(detach_aside);
     }
 
     /// Something new appeared: its processes are looked for soon, and then ever less often.
@@ -307,12 +335,24 @@ async fn next_notices(watcher: Option<&mut Watcher>, out: &mut Vec<Notice>) -> s
     }
 }
 
-/// The report of a running scan; a scan that panicked counts as one that saw nothing and could read nothing.
-async fn finished(scan: Option<&mut JoinHandle<ScanReport>>) -> ScanReport {
-    match scan {
-        Some(scan) => {
-            scan.await.unwrap_or_else(|_| ScanReport { unreadable_bases: vec![0, 1], ..ScanReport::default() })
-        }
-        None => std::future::pending().await,
+/// Detaching blocks for as long as the kernel likes: not on a task.
+fn detach_aside(kernel: EbpfWatch) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || kernel.detach())),
+        Err(_) => kernel.detach(),
     }
 }
+
+/// The report of a running scan, or `None` when it is given up; a scan that panicked counts as one that saw nothing and
+/// could read nothing.
+async fn finished(scan: Option<&mut Scan>) -> Option<ScanReport> {
+    let Some(scan) = scan else { return std::future::pending().await };
+    match tokio::time::timeout_at(scan.give_up, &mut scan.walk).await {
+        Ok(Ok(report)) => Some(report),
+        Ok(Err(_)) => Some(ScanReport { unreadable_bases: vec![0, 1], ..ScanReport::default() }),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
-//! What `/proc` says of one process. In: a pid. Out: [`ProcessFacts`]. Cost: five small reads.
+//! What `/proc` says of one process. In: a pid. Out: [`Outline`], then [`ProcessFacts`]. Cost: five small reads, then
+//! three.
 //!
+//! The outline is the kernel's own knowledge. The arguments are the process's memory, and reading them can hang: only
+//! those of a process that could be proven are read, never on a task.
 //! Nothing found here is ever executed, and no path found here is opened.
 
 use std::fs::File;
@@ -10,26 +13,35 @@ use std::path::{Path, PathBuf};
 
 use procfs::FromRead;
 
+use super::memory::MemoryReads;
 use super::{cgroup, hypervisor};
 use crate::config::HostPaths;
 use crate::sandbox::Pid;
 
 /// Enough for every command line of Kata; a longer one is cut.
 const ARGUMENT_BYTES: u64 = 16 * 1024;
+/// The same in arguments: each costs an allocation, also an empty one.
+const MAX_ARGUMENTS: usize = 256;
 
-/// One process as it was at one moment; `start_ticks` tells whether it is still the same one.
+/// One process as it was at one moment, without its arguments; `start_ticks` tells whether it is still the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessFacts {
+pub struct Outline {
     pub pid: Pid,
     pub parent: Pid,
     pub start_ticks: u64,
     pub executable: PathBuf,
-    pub arguments: Vec<Vec<u8>>,
     /// Inode of the mount namespace; `None` where we may not look.
     pub mount_namespace: Option<u64>,
     /// Its cgroups, as this agent sees their paths.
     pub cgroups: Vec<String>,
     pub uid: u32,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessFacts {
+    pub outline: Outline,
+    pub arguments: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +50,8 @@ pub enum ProcessError {
     Read { path: PathBuf, source: io::Error },
     #[error("parse {}", path.display())]
     Parse { path: PathBuf, source: procfs::ProcError },
+    #[error("{} is being read already, or too many are", path.display())]
+    Busy { path: PathBuf },
 }
 
 impl ProcessError {
@@ -48,12 +62,12 @@ impl ProcessError {
                 source.kind() == io::ErrorKind::NotFound
                     || source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
             }
-            Self::Parse { .. } => false,
+            Self::Parse { .. } | Self::Busy { .. } => false,
         }
     }
 }
 
-/// Parent and start time: the cheap part of [`read_facts`].
+/// Parent and start time: the cheap part of [`read_outline`].
 pub fn read_stat(host: &HostPaths, pid: Pid) -> Result<(Pid, u64), ProcessError> {
     let stat = read_whole_stat(host, pid)?;
     Ok((Pid(u32::try_from(stat.ppid).unwrap_or(0)), stat.starttime))
@@ -85,27 +99,40 @@ pub fn has_our_pids(host: &HostPaths) -> bool {
 }
 
 /// Looks at a process whose executable is one of Kata's; `None` for every other one, at the price of one readlink.
-pub fn read_facts(host: &HostPaths, pid: Pid) -> Result<Option<ProcessFacts>, ProcessError> {
-    let link = host.proc_file(pid, "exe");
-    let executable = match std::fs::read_link(&link) {
-        Ok(executable) => executable,
-        Err(source) => return Err(ProcessError::Read { path: link, source }),
-    };
+/// Never waits for the process.
+pub fn read_outline(host: &HostPaths, pid: Pid) -> Result<Option<Outline>, ProcessError> {
+    let executable = read_executable(host, pid)?;
     if !hypervisor::is_interesting(&executable) {
         return Ok(None);
     }
     let (parent, start_ticks) = read_stat(host, pid)?;
-    let arguments = read_arguments(host, pid)?;
     let directory = host.proc_file(pid, "");
     let uid = std::fs::metadata(&directory).map_err(|source| ProcessError::Read { path: directory, source })?.uid();
     let mount_namespace = read_mount_namespace(host, pid);
     let cgroups = read_small(&host.proc_file(pid, "cgroup")).map(|bytes| cgroup::parse_cgroups(&bytes));
-    // The same process from first to last read, or none.
-    if read_stat(host, pid)?.1 != start_ticks {
-        return Ok(None);
-    }
     let cgroups = cgroups.unwrap_or_default();
-    Ok(Some(ProcessFacts { pid, parent, start_ticks, executable, arguments, mount_namespace, cgroups, uid }))
+    Ok(Some(Outline { pid, parent, start_ticks, executable, mount_namespace, cgroups, uid }))
+}
+
+/// Adds the arguments; `None` if it is another process or program by now. Blocks for as long as the process likes.
+pub fn read_facts(
+    host: &HostPaths,
+    outline: Outline,
+    reads: &MemoryReads,
+) -> Result<Option<ProcessFacts>, ProcessError> {
+    let pid = outline.pid;
+    let path = host.proc_file(pid, "cmdline");
+    let Some(_reading) = reads.begin(pid) else { return Err(ProcessError::Busy { path }) };
+    let bytes = read_small(&path).map_err(|source| ProcessError::Read { path, source })?;
+    let arguments = parse_arguments(&bytes);
+    // The same process and program from first to last read, or none.
+    let same = read_stat(host, pid)?.1 == outline.start_ticks && read_executable(host, pid)? == outline.executable;
+    Ok(same.then_some(ProcessFacts { outline, arguments }))
+}
+
+fn read_executable(host: &HostPaths, pid: Pid) -> Result<PathBuf, ProcessError> {
+    let path = host.proc_file(pid, "exe");
+    std::fs::read_link(&path).map_err(|source| ProcessError::Read { path, source })
 }
 
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
@@ -114,21 +141,13 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_arguments(host: &HostPaths, pid: Pid) -> Result<Vec<Vec<u8>>, ProcessError> {
-    let path = host.proc_file(pid, "cmdline");
-    match read_small(&path) {
-        Ok(bytes) => Ok(parse_arguments(&bytes)),
-        Err(source) => Err(ProcessError::Read { path, source }),
-    }
-}
-
 /// Arguments are ended by NUL; empty ones count (CRI-O passes an empty address).
 pub fn parse_arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     if bytes.is_empty() {
         return Vec::new();
     }
-    bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+    bytes.split(|&byte| byte == 0).take(MAX_ARGUMENTS).map(<[u8]>::to_vec).collect()
 }
 
 /// From the link's text (`mnt:[4026531841]`), which fixture trees can hold too.
@@ -173,6 +192,7 @@ mod tests {
         assert_eq!(parse_arguments(b"a\0\0b\0"), [b"a".to_vec(), vec![], b"b".to_vec()]);
         assert!(parse_arguments(b"").is_empty());
         assert_eq!(parse_arguments(b"cut"), [b"cut".to_vec()]);
+        assert_eq!(parse_arguments(&[0; ARGUMENT_BYTES as usize]).len(), MAX_ARGUMENTS, "each costs an allocation");
     }
 
     #[test]
@@ -208,6 +228,6 @@ mod tests {
         assert!(start > 0);
         assert!(read_pids(&host).unwrap().contains(&me) && has_our_pids(&host));
         assert!(is_running(&host, me, start).unwrap() && !is_running(&host, me, start + 1).unwrap());
-        assert_eq!(read_facts(&host, me).unwrap(), None, "a test binary is none of Kata's");
+        assert_eq!(read_outline(&host, me).unwrap(), None, "a test binary is none of Kata's");
     }
 }

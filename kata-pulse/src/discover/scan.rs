@@ -1,12 +1,15 @@
 //! The full walk over base directories and `/proc`: the truth that every other source only hastens.
 //!
 //! Blocking, so it runs on a thread of its own. Cost: one readlink per process of the host, a few small files per
-//! sandbox; see docs/overhead.md.
+//! sandbox; see docs/overhead.md. Whoever waits for it must give it up after a while: see [`memory`](super::memory).
 
 use tracing::{debug, warn};
 
 use super::directory;
-use super::process::{self, ProcessFacts};
+use super::membership::Proven;
+use super::memory::MemoryReads;
+use super::process::{self, Outline, ProcessError, ProcessFacts};
+use super::sieve::{Refused, Sieve, Sifted};
 use super::state_files;
 use crate::config::HostPaths;
 use crate::sandbox::{Appeared, DirectoryFacts, Pid};
@@ -18,17 +21,23 @@ pub struct ScanReport {
     pub sandboxes: Vec<(usize, Appeared, DirectoryFacts)>,
     /// A base that could not be read: absence below it means nothing.
     pub unreadable_bases: Vec<usize>,
+    /// Those that something could prove.
     pub processes: Vec<ProcessFacts>,
+    /// Those of Kata's names that nothing can, and how many more there are.
+    pub refused: Vec<Refused>,
+    pub refused_beyond: u64,
     pub procfs_is_readable: bool,
 }
 
-pub fn walk(host: &HostPaths) -> ScanReport {
+/// `proven`: what is known when the walk begins.
+pub fn walk(host: &HostPaths, mut proven: Proven, reads: &MemoryReads) -> ScanReport {
     let mut report = ScanReport::default();
     for (index, base) in host.bases.iter().enumerate() {
         match directory::read_base(base) {
             Ok(found) => {
                 for appeared in found {
                     let facts = state_files::read_directory(&appeared.directory, &appeared.id, appeared.runtime);
+                    proven.add_state(&appeared.id, &facts);
                     report.sandboxes.push((index, appeared, facts));
                 }
             }
@@ -40,7 +49,10 @@ pub fn walk(host: &HostPaths) -> ScanReport {
     }
     match process::read_pids(host) {
         Ok(pids) => {
-            report.processes = pids.into_iter().filter_map(|pid| read_one(host, pid)).collect();
+            let Sifted { candidates, refused, beyond } = sift(host, &pids, proven);
+            report.processes = candidates.into_iter().filter_map(|one| read_one(host, one, reads)).collect();
+            report.refused = refused;
+            report.refused_beyond = beyond;
             report.procfs_is_readable = true;
         }
         Err(error) => {
@@ -50,10 +62,21 @@ pub fn walk(host: &HostPaths) -> ScanReport {
     report
 }
 
+fn sift(host: &HostPaths, pids: &[Pid], proven: Proven) -> Sifted {
+    let mut sieve = Sieve::new(proven);
+    let outlines = pids.iter().filter_map(|&pid| readable(pid, process::read_outline(host, pid)));
+    outlines.for_each(|outline| sieve.add(outline));
+    sieve.finish()
+}
+
+fn read_one(host: &HostPaths, outline: Outline, reads: &MemoryReads) -> Option<ProcessFacts> {
+    readable(outline.pid, process::read_facts(host, outline, reads))
+}
+
 /// Processes end while we look, and kernel threads have no executable: both normal.
-fn read_one(host: &HostPaths, pid: Pid) -> Option<ProcessFacts> {
-    match process::read_facts(host, pid) {
-        Ok(facts) => facts,
+fn readable<T>(pid: Pid, result: Result<Option<T>, ProcessError>) -> Option<T> {
+    match result {
+        Ok(found) => found,
         Err(error) if error.is_gone() => None,
         Err(error) => {
             debug!(%pid, error = &error as &dyn std::error::Error, "process is unreadable");

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::cgroup;
-use crate::sandbox::{DirectoryFacts, Runtime, SHIM_SOCKET, SandboxId, Vmm};
+use crate::sandbox::{DirectoryFacts, NamedPid, Runtime, SHIM_SOCKET, SandboxId, Vmm};
 
 /// Real ones hold a few KiB; a larger one is not Kata's.
 const STATE_BYTES: u64 = 1 << 20;
@@ -35,12 +36,12 @@ pub fn read_directory(directory: &Path, id: &SandboxId, runtime: Option<Runtime>
 }
 
 fn read_go(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
-    if let Ok(bytes) = read_trusted(&directory.join("persist.json")) {
+    if let Ok((bytes, written)) = read_dated(&directory.join("persist.json")) {
         facts.has_state = true;
         if let Some(state) = parse_go(&bytes) {
             facts.vmm = state.vmm;
-            facts.vmm_pid = state.vmm_pid;
-            facts.virtiofsd_pid = state.virtiofsd_pid;
+            facts.vmm_pid = state.vmm_pid.map(|pid| NamedPid { pid, written });
+            facts.virtiofsd_pid = state.virtiofsd_pid.map(|pid| NamedPid { pid, written });
             facts.stopped = state.stopped;
             facts.cgroups = cgroup::candidates(&state.cgroups, id);
         }
@@ -55,8 +56,9 @@ fn read_go(directory: &Path, id: &SandboxId, facts: &mut DirectoryFacts) {
     ];
     // The pid file of a jailed Firecracker is right where older releases wrote the jailer's pid into persist.json.
     for path in pid_files {
-        if let Some(pid) = read_trusted(&path).ok().and_then(|bytes| parse_pid(&bytes)) {
-            facts.vmm_pid = Some(pid);
+        let Ok((bytes, written)) = read_dated(&path) else { continue };
+        if let Some(pid) = parse_pid(&bytes) {
+            facts.vmm_pid = Some(NamedPid { pid, written });
         }
     }
 }
@@ -169,6 +171,11 @@ fn is_roots(metadata: &std::fs::Metadata) -> bool {
 
 /// Reads a regular file of root's that nobody else may write; the last component is not followed if it is a link.
 pub(super) fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
+    read_dated(path).map(|(bytes, _)| bytes)
+}
+
+/// The same, with the time of the last change.
+fn read_dated(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
@@ -177,7 +184,7 @@ pub(super) fn read_trusted(path: &Path) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::with_capacity(metadata.len().min(STATE_BYTES) as usize);
     file.take(STATE_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok((bytes, metadata.modified()?))
 }
 
 #[cfg(test)]

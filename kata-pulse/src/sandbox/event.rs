@@ -1,7 +1,7 @@
 //! What discovery tells the registry.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{Process, Runtime, SandboxId, Version, Vmm};
 
@@ -77,14 +77,21 @@ pub struct DirectoryFacts {
     pub rust_state: bool,
     pub vmm: Option<Vmm>,
     /// Pids that the state file names; proof of nothing until the process was looked at.
-    pub vmm_pid: Option<u32>,
-    pub virtiofsd_pid: Option<u32>,
+    pub vmm_pid: Option<NamedPid>,
+    pub virtiofsd_pid: Option<NamedPid>,
     /// The name of the VM factory's machine that became this sandbox's.
     pub machine: Option<SandboxId>,
     /// Cgroups of the sandbox that the state file names, each with the sandbox's id in it.
     pub cgroups: Vec<String>,
     /// Go's state file says that the sandbox was stopped.
     pub stopped: bool,
+}
+
+/// A pid in a state file, and when that file was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedPid {
+    pub pid: u32,
+    pub written: SystemTime,
 }
 
 /// How a process ended, as the kernel encodes it.

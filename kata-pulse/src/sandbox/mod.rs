@@ -10,7 +10,7 @@ mod process;
 mod source;
 
 pub use container::{Container, ContainerId, Containers, Limits};
-pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, ProcessFound};
+pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessFound};
 pub use evidence::{AgentAddress, Evidence, Version};
 pub use id::{InvalidSandboxId, SandboxId};
 pub use identity::Identity;

@@ -33,12 +33,12 @@ const GZIP_LEVEL: u32 = 1;
 const PATIENCE_FOR_NAMES: Duration = Duration::from_secs(45);
 
 /// What holds for all sandboxes of this node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HostView {
     /// `v1`, `v2`, or empty where the host's cgroups cannot be seen.
     pub cgroup_mode: &'static str,
-    /// Whether the kernel's programs tell of processes.
-    pub ebpf: SourceState,
+    /// Whether the kernel's programs tell of processes: they may stop.
+    pub ebpf: watch::Receiver<SourceState>,
     /// Whether the runtime is asked for containers' numbers.
     pub containers: bool,
 }
@@ -89,7 +89,7 @@ impl Scraper {
     /// How each source of a sandbox is doing.
     pub fn source_states(&self, sandbox: &Sandbox) -> Vec<(Source, SourceState)> {
         let reading = self.0.store.reading(&sandbox.id).unwrap_or_default();
-        states(&reading, self.0.host)
+        states(&reading, &self.0.host)
     }
 
     /// May take as long as a rendering; scrapes that come meanwhile wait for its result and share it.
@@ -133,7 +133,7 @@ impl Scraper {
         let sandboxes: Vec<SandboxPage> = snapshot
             .values()
             .zip(readings)
-            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, self.0.host, self.0.started.elapsed()))
+            .map(|(sandbox, reading)| sandbox_page(sandbox, reading, &self.0.host, self.0.started.elapsed()))
             .collect();
         let sandboxes = one_per_pod(sandboxes, snapshot);
         // A page about one sandbox is about that sandbox.
@@ -166,13 +166,13 @@ fn compress(page: &[u8]) -> Vec<u8> {
 }
 
 /// Every source has a state: what was not asked yet is booting, what this agent does not use is off.
-fn states(reading: &Reading, host: HostView) -> Vec<(Source, SourceState)> {
+fn states(reading: &Reading, host: &HostView) -> Vec<(Source, SourceState)> {
     let unasked = |source| match source {
         Source::Shim | Source::Cri => SourceState::Booting,
         Source::Runtime if host.containers => SourceState::Booting,
         // The door beside the shim is opened only where the shim must not be asked.
         Source::Agent | Source::Runtime | Source::Host => SourceState::Off,
-        Source::Ebpf => host.ebpf,
+        Source::Ebpf => *host.ebpf.borrow(),
     };
     let state = |(source, reading): (Source, SourceReading)| (source, reading.state.unwrap_or_else(|| unasked(source)));
     Source::ALL.into_iter().zip(reading.sources).map(state).collect()
@@ -199,7 +199,7 @@ fn one_per_pod(mut pages: Vec<SandboxPage>, snapshot: &Snapshot) -> Vec<SandboxP
     pages
 }
 
-fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: HostView, since_start: Duration) -> SandboxPage {
+fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: &HostView, since_start: Duration) -> SandboxPage {
     let sources = states(&reading, host).into_iter().map(|(source, state)| SourcePage {
         source: source.as_str(),
         state: state.as_str(),

@@ -16,7 +16,8 @@ impl Shown {
         let (registry, store) = (Registry::default(), Store::default());
         let levels = BTreeSet::from([crate::model::Level::Pod]);
         let selection = Selection { levels, disabled: BTreeSet::new() };
-        let host = HostView { cgroup_mode: "", ebpf: SourceState::Off, containers: true };
+        let host =
+            HostView { cgroup_mode: "", ebpf: tokio::sync::watch::channel(SourceState::Off).1, containers: true };
         let scraper = Scraper::new(registry.subscribe(), store.clone(), Own::new(), selection, host);
         let shown = Self { registry, store, scraper };
         for (name, ..) in sandboxes {

@@ -29,6 +29,9 @@ const NAMES: &[(&str, u32)] = &[
     ("nydusd", abi::PROGRAM_FILE_SERVER),
 ];
 
+/// Programs of the rungs on which the kernel itself says which directory it was.
+const BY_INODE: [&str; 2] = ["mkdir_fexit", "mkdir_kretprobe"];
+
 type BasePaths = LpmTrie<MapData, [u8; abi::PATH_KEY_BYTES], [u32; 2]>;
 
 /// Programs in the kernel. Dropping it detaches them, which blocks: see [`EbpfWatch::detach`].
@@ -166,6 +169,13 @@ impl EbpfWatch {
     /// Whether this feature (exec, fork, exit, directories) has a program attached.
     pub fn sees(&self, feature: &str) -> bool {
         self.programs.iter().any(|program| program.attached && program.feature == feature)
+    }
+
+    /// Whether directories are told by their parent's inode, read inside the kernel: not so by the system calls'
+    /// arguments, which the caller may change while the call runs.
+    pub fn names_directories_by_inode(&self) -> bool {
+        let by_inode = |program: &&ProgramStatus| program.attached && BY_INODE.contains(&program.name);
+        self.programs.iter().any(|program| by_inode(&program))
     }
 
     /// Runs and time of the attached programs; `None` in it unless kernel.bpf_stats_enabled is set.

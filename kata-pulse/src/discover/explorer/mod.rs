@@ -2,23 +2,32 @@
 //!
 //! Holds which sandboxes and processes are known. Every method looks at the host itself before it believes.
 
+mod looks;
+mod processes;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::info;
 
-use super::census::{Census, Judgement};
-use super::ebpf::{self, KernelEvent, Program};
+use super::census::Census;
+use super::ebpf::KernelEvent;
 use super::inotify::Watcher;
-use super::process::{self, ProcessFacts};
+use super::membership::Proven;
+use super::memory::MemoryReads;
+use super::pidfd::{self, Pidfds};
+use super::process;
+use super::refusals::Refusals;
 use super::scan::ScanReport;
-use super::{DiscoveryCounters, clock, directory, pidfd, shim_version, state_files};
+use super::{DiscoveryCounters, clock, descriptor, directory, state_files};
 use crate::config::HostPaths;
-use crate::sandbox::{
-    Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, Pid, Process, ProcessRole, SandboxId,
-};
+use crate::sandbox::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, Pid, ProcessRole, SandboxId};
+pub use looks::Looked;
+use looks::{Hint, Looks};
 
+/// Of the descriptors that the agent may have, so much goes to pidfds: the rest is for sockets.
+const PIDFD_SHARE: usize = 4;
 /// A creation older than this was missed by everyone and is no measure of how fast we see.
 const STALE: Duration = Duration::from_secs(300);
 
@@ -40,40 +49,55 @@ pub struct Explorer {
     known: BTreeMap<SandboxId, Known>,
     census: Census,
     counters: DiscoveryCounters,
-    ended: mpsc::Sender<pidfd::Ended>,
-    pidfds_work: bool,
-    /// Ends of processes are told by the kernel's programs too, with their exit code.
-    exits_are_told: bool,
+    sight: Sight,
+    /// `None`: they cannot be had here.
+    pidfds: Option<Pidfds>,
+    looks: Looks,
+    refusals: Refusals,
     /// Processes that joined since the last call of [`Explorer::take_joined`].
     joined: Vec<Pid>,
     events: Vec<DiscoveryEvent>,
     /// A sandbox without a process appeared since the last look at `/proc`.
     wants_processes: bool,
+    /// Hints were dropped.
+    scan_again: bool,
+}
+
+/// What the kernel's programs tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sight {
+    /// Ends of processes, with their exit code.
+    pub exits: bool,
+    /// Directories by their parent's inode, read inside the kernel.
+    pub directories_by_inode: bool,
 }
 
 impl Explorer {
     pub fn new(
         host: HostPaths,
         counters: DiscoveryCounters,
+        sight: Sight,
         ended: mpsc::Sender<pidfd::Ended>,
-        exits_are_told: bool,
+        looked: mpsc::Sender<Looked>,
     ) -> Self {
         let census = Census::new(process::read_host_mount_namespace(&host));
-        let pidfds_work = process::has_our_pids(&host);
-        if !pidfds_work {
+        let pidfds = process::has_our_pids(&host).then(|| Pidfds::new(descriptor::limit() / PIDFD_SHARE, ended));
+        if pidfds.is_none() {
             info!(procfs = %host.procfs.display(), "pids of another namespace: ends are told by eBPF and scans alone");
         }
         Self {
+            looks: Looks::new(host.clone(), looked),
             host,
             known: BTreeMap::new(),
             census,
             counters,
-            ended,
-            pidfds_work,
-            exits_are_told,
+            sight,
+            pidfds,
+            refusals: Refusals::default(),
             joined: Vec::new(),
             events: Vec::new(),
             wants_processes: false,
+            scan_again: false,
         }
     }
 
@@ -84,6 +108,20 @@ impl Explorer {
     /// Some sandbox has no shim or no VMM yet, so that looking again soon is worth it.
     pub fn wants_processes(&self) -> bool {
         self.wants_processes
+    }
+
+    /// More was said than could be looked at: only a scan tells. Once.
+    pub fn take_scan_again(&mut self) -> bool {
+        std::mem::take(&mut self.scan_again)
+    }
+
+    /// What a scan needs to know.
+    pub fn proven(&self) -> &Proven {
+        self.census.proven()
+    }
+
+    pub fn reads(&self) -> &MemoryReads {
+        self.looks.reads()
     }
 
     /// Everything that happened since the last call; keeps the watches of `watcher` in step.
@@ -103,29 +141,16 @@ impl Explorer {
     pub fn kernel_said(&mut self, event: &KernelEvent) {
         let at_boot = Some(Duration::from_nanos(event.boot_ns()));
         match event {
-            // Told by the inode of its base: nobody but the host can have made it. A path's text proves nothing.
+            // Told by the inode of its base inside the kernel: nobody but the host can have made it. A path's text, or
+            // a descriptor that is read again when the call returns, proves nothing.
             KernelEvent::DirectoryMade(made) => {
-                self.made(made.base_index as usize, &made.name, EventSource::Ebpf, at_boot, !made.by_path);
+                let certain = self.sight.directories_by_inode && !made.by_path;
+                self.made(made.base_index as usize, &made.name, EventSource::Ebpf, at_boot, certain);
             }
             KernelEvent::DirectoryRemoved(removed) => {
                 self.removed(removed.base_index as usize, &removed.name, EventSource::Ebpf, at_boot);
             }
-            KernelEvent::Exec { process, program: Program::Other, .. } => {
-                self.end_process(Pid(process.pid), None, None, EventSource::Ebpf, at_boot);
-            }
-            KernelEvent::Exec { process, .. } | KernelEvent::Fork { process, may_be_thread: false } => {
-                self.look_at_process(Pid(process.pid), EventSource::Ebpf, at_boot);
-            }
-            // A process that is one is found by its exec, or by the scan.
-            KernelEvent::Fork { .. } => {}
-            KernelEvent::Exit { process, status } => {
-                let start_ticks = (process.start_boot_ns > 0).then_some(process.start_boot_ns / NS_PER_TICK);
-                let status = status.map(|status| match status {
-                    ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
-                    ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
-                });
-                self.end_process(Pid(process.pid), start_ticks, status, EventSource::Ebpf, at_boot);
-            }
+            other => self.kernel_said_of_process(other, at_boot),
         }
     }
 
@@ -225,18 +250,20 @@ impl Explorer {
     pub fn files_changed(&mut self, id: &SandboxId) {
         let Some(known) = self.known.get(id) else { return };
         let facts = state_files::read_directory(&known.appeared.directory, id, known.appeared.runtime);
-        self.take_files(id, facts);
+        let pids = [facts.vmm_pid, facts.virtiofsd_pid];
+        if self.take_files(id, facts) {
+            let hint = Hint { source: EventSource::Scan, at_boot: None };
+            pids.into_iter().flatten().for_each(|named| self.look_at_process(Pid(named.pid), hint));
+        }
     }
 
-    fn take_files(&mut self, id: &SandboxId, facts: DirectoryFacts) {
-        let Some(known) = self.known.get_mut(id).filter(|known| known.facts != facts) else { return };
+    /// Says whether anything changed.
+    fn take_files(&mut self, id: &SandboxId, facts: DirectoryFacts) -> bool {
+        let Some(known) = self.known.get_mut(id).filter(|known| known.facts != facts) else { return false };
         known.facts = facts.clone();
         self.census.state_tells(id, Some(&facts));
-        let pids = [facts.vmm_pid, facts.virtiofsd_pid];
         self.push(EventSource::Scan, None, Change::Files(id.clone(), facts));
-        for pid in pids.into_iter().flatten() {
-            self.look_at_process(Pid(pid), EventSource::Scan, None);
-        }
+        true
     }
 
     pub fn base_changed(&mut self, base: usize) {
@@ -256,9 +283,9 @@ impl Explorer {
         }
     }
 
-    pub fn scanned(&mut self, report: ScanReport, first: bool) {
+    pub fn scanned(&mut self, mut report: ScanReport, first: bool) {
         self.wants_processes = false;
-        for (base, appeared, facts) in report.sandboxes {
+        for (base, appeared, facts) in std::mem::take(&mut report.sandboxes) {
             let id = appeared.id.clone();
             if self.known.get(&id).is_none_or(|known| known.appeared.inode != appeared.inode)
                 && let Some((appeared, created)) = directory::look(&self.host.bases[base], id.clone())
@@ -269,7 +296,7 @@ impl Explorer {
             self.take_files(&id, facts);
         }
         self.drop_absent(&report.unreadable_bases);
-        self.take_processes(report.processes, report.procfs_is_readable);
+        self.take_processes(&mut report);
         let ids: Vec<SandboxId> = self.known.keys().cloned().collect();
         self.wants_processes = ids.iter().any(|id| self.lacks_processes(id));
     }
@@ -289,85 +316,6 @@ impl Explorer {
         }
     }
 
-    fn take_processes(&mut self, processes: Vec<ProcessFacts>, procfs_is_readable: bool) {
-        for judgement in self.census.judge_all(processes) {
-            self.take_judgement(judgement, EventSource::Scan, None);
-        }
-        if !procfs_is_readable {
-            return;
-        }
-        let ended: Vec<Process> = self.census.all().filter(|one| !self.is_alive(*one)).collect();
-        for process in ended {
-            self.end_process(process.pid, Some(process.start_ticks), None, EventSource::Scan, None);
-        }
-    }
-
-    /// An error other than "gone" is no proof of an end.
-    fn is_alive(&self, process: Process) -> bool {
-        process::is_running(&self.host, process.pid, process.start_ticks).unwrap_or(true)
-    }
-
-    fn look_at_process(&mut self, pid: Pid, source: EventSource, at_boot: Option<Duration>) {
-        match process::read_facts(&self.host, pid) {
-            Ok(Some(facts)) => {
-                let judgement = self.census.judge(&facts);
-                self.take_judgement(judgement, source, at_boot);
-            }
-            Ok(None) => {}
-            Err(error) => debug!(%pid, error = &error as &dyn std::error::Error, "process could not be looked at"),
-        }
-    }
-
-    fn take_judgement(&mut self, judgement: Judgement, source: EventSource, at_boot: Option<Duration>) {
-        match judgement {
-            Judgement::Joined(id, mut found) => {
-                self.joined.push(found.process.pid);
-                self.watch_end(found.process);
-                if found.process.role == ProcessRole::Shim {
-                    found.version = shim_version::release::read(&self.host, found.process.pid);
-                    self.census.set_version(found.process.pid, found.version);
-                }
-                if self.known.contains_key(&id) {
-                    self.push(source, at_boot, Change::ProcessStarted(id, found));
-                }
-            }
-            Judgement::Foreign => self.counters.count_foreign(1),
-            Judgement::Known | Judgement::Stranger => {}
-        }
-    }
-
-    fn watch_end(&mut self, process: Process) {
-        if !self.pidfds_work {
-            return;
-        }
-        let grace = if self.exits_are_told { EXIT_GRACE } else { Duration::ZERO };
-        if let Err(error) = pidfd::watch(&self.host, process.pid, process.start_ticks, grace, self.ended.clone()) {
-            debug!(error = &error as &dyn std::error::Error, "pidfds cannot be used, ends are seen by scans");
-            self.pidfds_work = error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error());
-        }
-    }
-
-    pub fn process_ended(&mut self, pid: Pid, start_ticks: u64) {
-        // A hint like all others: the descriptor may have been another process's.
-        if !process::is_running(&self.host, pid, start_ticks).unwrap_or(true) {
-            self.end_process(pid, Some(start_ticks), None, EventSource::Pidfd, None);
-        }
-    }
-
-    fn end_process(
-        &mut self,
-        pid: Pid,
-        start_ticks: Option<u64>,
-        status: Option<ExitStatus>,
-        source: EventSource,
-        at_boot: Option<Duration>,
-    ) {
-        // Also after the directory went: runtime-rs removes it before its processes end.
-        if let Some((id, process)) = self.census.end(pid, start_ticks) {
-            self.push(source, at_boot, Change::ProcessEnded(id, process, status));
-        }
-    }
-
     fn lacks_processes(&self, id: &SandboxId) -> bool {
         let Some(known) = self.known.get(id) else { return false };
         let without_vmm = known.facts.vmm.is_some_and(|vmm| !vmm.has_process());
@@ -382,3 +330,6 @@ impl Explorer {
 fn is_recent(at_boot: &Duration) -> bool {
     clock::boot_now().saturating_sub(*at_boot) < STALE
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! The kernel's programs: started, shown, and shown as gone when they tell nothing any more.
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::config::{Config, EbpfDirectories, EbpfMode};
+use crate::discover;
+use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
+use crate::sandbox::SourceState;
+use crate::telemetry::Own;
+
+/// `None`: eBPF is off or cannot be had; everything works without it, later.
+pub(super) async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
+    let options = EbpfOptions {
+        mode: match config.ebpf {
+            EbpfMode::Auto => ebpf::Mode::Auto,
+            EbpfMode::Require => ebpf::Mode::Require,
+            EbpfMode::Off => return Ok(None),
+        },
+        directories: match config.ebpf_directories {
+            EbpfDirectories::Auto => ebpf::DirectoryMode::Auto,
+            EbpfDirectories::Syscalls => ebpf::DirectoryMode::Syscalls,
+            EbpfDirectories::Off => ebpf::DirectoryMode::Off,
+        },
+        host_mount_ns: discover::process::read_host_mount_namespace(&config.host),
+        procfs: config.host.procfs.clone(),
+        sysfs: config.host.sysfs.clone(),
+        log: tracing::enabled!(target: "kata_pulse::discover::ebpf", tracing::Level::DEBUG),
+        ..EbpfOptions::default()
+    };
+    let started = tokio::task::spawn_blocking(move || ebpf::start(&options)).await.context("start eBPF")?;
+    match started {
+        Ok(watch) => {
+            for program in watch.programs() {
+                own.ebpf_program(program.name, program.attached, &program.reason);
+            }
+            Ok(Some(watch))
+        }
+        Err(error) if config.ebpf == EbpfMode::Require => {
+            Err(anyhow::Error::from(error).context("eBPF is required by --ebpf require"))
+        }
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
+            Ok(None)
+        }
+    }
+}
+
+pub(super) fn ebpf_state(config: &Config, kernel: Option<&EbpfWatch>) -> SourceState {
+    match kernel {
+        Some(kernel) if kernel.sees("exec") && kernel.sees("exit") => SourceState::Ok,
+        _ if config.ebpf == EbpfMode::Off => SourceState::Off,
+        _ => SourceState::Unsupported,
+    }
+}
+
+pub(super) fn attached_programs(kernel: Option<&EbpfWatch>) -> Vec<&'static str> {
+    let programs = kernel.map(EbpfWatch::programs).unwrap_or_default();
+    programs.iter().filter(|program| program.attached).map(|program| program.name).collect()
+}
+
+/// Programs that tell nothing any more are not shown as attached.
+pub(super) async fn show_lost_kernel(
+    mut lost: watch::Receiver<Option<String>>,
+    programs: Vec<&'static str>,
+    own: Own,
+    shown: watch::Sender<SourceState>,
+) {
+    // The sender is gone only when the agent stops.
+    let Ok(reason) = lost.wait_for(Option::is_some).await.map(|reason| reason.clone().unwrap_or_default()) else {
+        return;
+    };
+    programs.into_iter().for_each(|program| own.ebpf_program(program, false, &reason));
+    shown.send_replace(SourceState::Gone);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn programs_that_tell_nothing_any_more_are_not_attached_and_the_source_is_not_ok() {
+        let (lose, lost) = watch::channel(None);
+        let (shown, state) = watch::channel(SourceState::Ok);
+        let own = Own::new();
+        own.ebpf_program("exec_btf", true, "");
+        let showing = tokio::spawn(show_lost_kernel(lost, vec!["exec_btf"], own.clone(), shown));
+        lose.send_replace(Some("events ended: broken".into()));
+        showing.await.unwrap();
+        assert_eq!(*state.borrow(), SourceState::Gone);
+        let page: String = own.families().into_iter().map(|family| family.text).collect();
+        let line = r#"kata_pulse_ebpf_program_attached{program="exec_btf",reason="events ended: broken"} 0"#;
+        assert!(page.contains(line), "{page}");
+        assert_eq!(page.matches("kata_pulse_ebpf_program_attached{").count(), 1);
+    }
+}

@@ -1,0 +1,181 @@
+//! The explorer's part that is about processes: hints and scans → judgements → events.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::looks::{Ended, Hint, Looked};
+use super::{EXIT_GRACE, Explorer, NS_PER_TICK};
+use crate::discover::census::Judgement;
+use crate::discover::ebpf;
+use crate::discover::hypervisor::{self, ClaimedId};
+use crate::discover::membership;
+use crate::discover::process::{self, Outline};
+use crate::discover::scan::ScanReport;
+use crate::discover::shim_version;
+use crate::sandbox::{Change, EventSource, ExitStatus, Pid, Process, ProcessRole};
+use ebpf::{KernelEvent, Origin, Program};
+
+impl Explorer {
+    pub(super) fn kernel_said_of_process(&mut self, event: &KernelEvent, at_boot: Option<Duration>) {
+        let hint = Hint { source: EventSource::Ebpf, at_boot };
+        match event {
+            KernelEvent::Exec { process, program: Program::Other, .. } => {
+                self.end_process(Pid(process.pid), None, None, hint);
+            }
+            KernelEvent::Exec { process, file, argv, .. } => {
+                if self.is_refused_unseen(process, file, argv) {
+                    self.refuse(Pid(process.pid), process.start_boot_ns / NS_PER_TICK);
+                } else {
+                    self.look_at_process(Pid(process.pid), hint);
+                }
+            }
+            KernelEvent::Fork { process, may_be_thread: false } => self.look_at_process(Pid(process.pid), hint),
+            KernelEvent::Exit { process, status } => {
+                let start_ticks = (process.start_boot_ns > 0).then_some(process.start_boot_ns / NS_PER_TICK);
+                let status = status.map(|status| match status {
+                    ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
+                    ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
+                });
+                self.end_process(Pid(process.pid), start_ticks, status, hint);
+            }
+            // A process that is one is found by its exec, or by the scan.
+            KernelEvent::Fork { .. } | KernelEvent::DirectoryMade(_) | KernelEvent::DirectoryRemoved(_) => {}
+        }
+    }
+
+    /// Whether the event alone shows that nothing can prove this process, so that `/proc` need not be asked: another
+    /// mount namespace than the host's, no kin, named by no state file, and no cgroup known for the id it claims.
+    fn is_refused_unseen(&self, process: &ebpf::Process, file: &[u8], argv: &[Vec<u8>]) -> bool {
+        let proven = self.census.proven();
+        let is_ours = |pid| proven.processes.contains_key(&Pid(pid)) || self.looks.is_under_way(Pid(pid));
+        if process.origin != Origin::Foreign || process.parent == 0 || is_ours(process.parent) || is_ours(process.pid) {
+            return false;
+        }
+        let claim = hypervisor::classify(Path::new(OsStr::from_bytes(file)), argv);
+        let has_cgroup = match claim.and_then(|claim| claim.sandbox) {
+            Some(ClaimedId::Whole(id)) => proven.cgroups.contains_key(&id),
+            Some(ClaimedId::Prefix(_)) => false,
+            // The arguments may have been cut before the id.
+            None => !proven.cgroups.is_empty(),
+        };
+        !has_cgroup && !proven.named_in_state.contains_key(&process.pid)
+    }
+
+    pub(super) fn look_at_process(&mut self, pid: Pid, hint: Hint) {
+        match process::read_outline(&self.host, pid) {
+            Ok(Some(outline)) => self.look(hint, outline),
+            Ok(None) => {}
+            Err(error) => debug!(%pid, error = &error as &dyn std::error::Error, "process could not be looked at"),
+        }
+    }
+
+    fn look(&mut self, hint: Hint, outline: Outline) {
+        let could_belong = membership::could_belong(&outline, self.census.proven());
+        if !could_belong && !self.looks.is_under_way(outline.parent) {
+            self.refuse(outline.pid, outline.start_ticks);
+        } else if self.looks.must_wait(&outline) {
+            self.scan_again |= !self.looks.wait(hint, outline);
+        } else {
+            self.looks.begin(hint, outline);
+        }
+    }
+
+    /// A look that was begun is done; those that waited for it go on.
+    pub fn looked(&mut self, looked: Looked) {
+        let done = self.looks.finish(looked);
+        if let Some(facts) = done.facts {
+            let judgement = self.census.judge(&facts);
+            self.take_judgement(judgement, done.hint);
+        }
+        if let Some(Ended { start_ticks, status, hint }) = done.ended {
+            self.end_process(done.pid, start_ticks, status, hint);
+        }
+        for (hint, outline) in self.looks.take_waiting() {
+            self.look(hint, outline);
+        }
+    }
+
+    pub(super) fn take_processes(&mut self, report: &mut ScanReport) {
+        let hint = Hint { source: EventSource::Scan, at_boot: None };
+        for judgement in self.census.judge_all(std::mem::take(&mut report.processes)) {
+            self.take_judgement(judgement, hint);
+        }
+        for &(pid, start_ticks) in &report.refused {
+            self.refuse(pid, start_ticks);
+        }
+        self.counters.count_foreign(self.refusals.grown(report.refused_beyond));
+        if !report.procfs_is_readable {
+            return;
+        }
+        let ended: Vec<Process> = self.census.all().filter(|one| !self.is_alive(*one)).collect();
+        for process in ended {
+            self.end_process(process.pid, Some(process.start_ticks), None, hint);
+        }
+    }
+
+    /// An error other than "gone" is no proof of an end.
+    fn is_alive(&self, process: Process) -> bool {
+        process::is_running(&self.host, process.pid, process.start_ticks).unwrap_or(true)
+    }
+
+    fn take_judgement(&mut self, judgement: Judgement, hint: Hint) {
+        for (sandbox, process) in self.census.take_replaced() {
+            self.push(hint.source, hint.at_boot, Change::ProcessEnded(sandbox, process, None));
+        }
+        match judgement {
+            Judgement::Joined(id, mut found) => {
+                self.joined.push(found.process.pid);
+                self.watch_end(found.process);
+                if found.process.role == ProcessRole::Shim {
+                    found.version = shim_version::release::read(&self.host, found.process.pid);
+                    self.census.set_version(found.process.pid, found.version);
+                }
+                if self.known.contains_key(&id) {
+                    self.push(hint.source, hint.at_boot, Change::ProcessStarted(id, found));
+                }
+            }
+            Judgement::Foreign(pid, start_ticks) => self.refuse(pid, start_ticks),
+            Judgement::Known | Judgement::Stranger => {}
+        }
+    }
+
+    /// Counts a process that claims to be Kata's once.
+    fn refuse(&mut self, pid: Pid, start_ticks: u64) {
+        if self.refusals.is_new((pid, start_ticks)) {
+            self.counters.count_foreign(1);
+        }
+    }
+
+    fn watch_end(&mut self, process: Process) {
+        let Some(pidfds) = &self.pidfds else { return };
+        let grace = if self.sight.exits { EXIT_GRACE } else { Duration::ZERO };
+        match pidfds.watch(&self.host, process.pid, process.start_ticks, grace) {
+            Ok(true) => {}
+            Ok(false) => debug!(pid = %process.pid, "no room for its pidfd, its end is seen by eBPF or a scan"),
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "pidfds cannot be used, ends are seen by scans");
+                self.pidfds = None;
+            }
+        }
+    }
+
+    pub fn process_ended(&mut self, pid: Pid, start_ticks: u64) {
+        // A hint like all others: the descriptor may have been another process's.
+        if !process::is_running(&self.host, pid, start_ticks).unwrap_or(true) {
+            let hint = Hint { source: EventSource::Pidfd, at_boot: None };
+            self.end_process(pid, Some(start_ticks), None, hint);
+        }
+    }
+
+    fn end_process(&mut self, pid: Pid, start_ticks: Option<u64>, status: Option<ExitStatus>, hint: Hint) {
+        self.looks.ended(pid, Ended { start_ticks, status, hint });
+        // Also after the directory went: runtime-rs removes it before its processes end.
+        if let Some((id, process)) = self.census.end(pid, start_ticks) {
+            self.push(hint.source, hint.at_boot, Change::ProcessEnded(id, process, status));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Hints, true and forged, on a host of a few files.
+
+use super::*;
+use crate::discover::ebpf::{Directory, Origin, Process, Program};
+use crate::discover::fixture::{CONTAINER, HOST, host, process, stalled_process};
+use crate::sandbox::ExitStatus;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Lab {
+    _root: tempfile::TempDir,
+    host: HostPaths,
+    explorer: Explorer,
+    looked: mpsc::Receiver<Looked>,
+}
+
+impl Lab {
+    fn new(sight: Sight) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let host = host(root.path());
+        let (ended, _) = mpsc::channel(8);
+        let (done, looked) = mpsc::channel(64);
+        let explorer = Explorer::new(host.clone(), DiscoveryCounters::default(), sight, ended, done);
+        Self { _root: root, host, explorer, looked }
+    }
+
+    fn foreign(&self) -> u64 {
+        self.explorer.counters().foreign()
+    }
+
+    /// Takes what the next look brought.
+    async fn look(&mut self) {
+        let looked = tokio::time::timeout(PATIENCE, self.looked.recv()).await.expect("no look was begun").unwrap();
+        self.explorer.looked(looked);
+    }
+
+    /// What is proven: sandbox and pid.
+    fn members(&self) -> Vec<(String, u32)> {
+        let processes = &self.explorer.proven().processes;
+        let mut members: Vec<_> = processes.iter().map(|(pid, one)| (one.sandbox.to_string(), pid.0)).collect();
+        members.sort();
+        members
+    }
+}
+
+fn told(pid: u32, parent: u32, start: u64, origin: Origin) -> Process {
+    let start_boot_ns = start * NS_PER_TICK;
+    Process { boot_ns: 1, origin, pid, parent, start_boot_ns, uid: 0, mount_ns: 0, comm: Vec::new() }
+}
+
+fn exec(process: Process, line: &str) -> KernelEvent {
+    let argv: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    KernelEvent::Exec { process, program: Program::Hypervisor, file: argv[0].clone(), argv }
+}
+
+fn made(name: &str) -> KernelEvent {
+    let (origin, name) = (Origin::Host, name.as_bytes().to_vec());
+    KernelEvent::DirectoryMade(Directory { boot_ns: 1, origin, base_index: 0, name, by_path: false, pid: 1, uid: 0 })
+}
+
+const VMM: &str = "/qemu-system-x86_64 -name sandbox-aa";
+const SHIM: &str = "/containerd-shim-kata-v2 -id aa";
+
+#[tokio::test]
+async fn a_directory_that_is_gone_already_is_believed_by_its_inode_only() {
+    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: false });
+    lab.explorer.kernel_said(&made("aa"));
+    assert!(lab.explorer.take_events(None).is_empty());
+    assert_eq!(lab.foreign(), 1);
+    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: true });
+    lab.explorer.kernel_said(&made("aa"));
+    let changes: Vec<_> = lab.explorer.take_events(None).into_iter().map(|event| event.change).collect();
+    assert!(matches!(&changes[..], [Change::Appeared(_), Change::Removed(_)]), "{changes:?}");
+}
+
+#[tokio::test]
+async fn the_same_refused_process_is_counted_once() {
+    let mut lab = Lab::new(Sight::default());
+    for _ in 0..3 {
+        let refused = vec![(Pid(9), 50), (Pid(9), 60)];
+        lab.explorer.scanned(ScanReport { refused, refused_beyond: 5, ..ScanReport::default() }, false);
+    }
+    assert_eq!(lab.foreign(), 2 + 5);
+}
+
+#[tokio::test]
+async fn a_forged_exec_is_refused_by_what_the_event_says_without_a_look_at_proc() {
+    let mut lab = Lab::new(Sight::default());
+    for _ in 0..2 {
+        lab.explorer.kernel_said(&exec(told(9, 8, 50, Origin::Foreign), VMM));
+    }
+    assert_eq!(lab.foreign(), 1, "there is no such process in this procfs");
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_holds_up_no_other() {
+    let mut lab = Lab::new(Sight::default());
+    // Safe to read, one would think: of the host's root.
+    let mut stall = stalled_process(&lab.host, 9, 1, 50, VMM, HOST);
+    process(&lab.host, 10, 1, 50, SHIM, HOST);
+    lab.explorer.kernel_said(&exec(told(9, 1, 50, Origin::Host), VMM));
+    lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), SHIM));
+    lab.look().await;
+    assert_eq!(lab.members(), [("aa".to_owned(), 10)]);
+    let began = std::time::Instant::now();
+    while !stall.has_reader() {
+        assert!(began.elapsed() < PATIENCE, "the other look was not begun");
+        tokio::task::yield_now().await;
+    }
+    // Its own patience ends while the read hangs.
+    lab.look().await;
+    assert_eq!(lab.members().len(), 1);
+    drop(stall);
+}
+
+#[tokio::test]
+async fn a_child_waits_for_the_look_at_its_parent() {
+    let mut lab = Lab::new(Sight::default());
+    process(&lab.host, 10, 1, 50, SHIM, HOST);
+    process(&lab.host, 11, 10, 60, VMM, CONTAINER);
+    lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), SHIM));
+    lab.explorer.kernel_said(&exec(told(11, 10, 60, Origin::Host), VMM));
+    lab.look().await;
+    lab.look().await;
+    assert_eq!(lab.members(), [("aa".to_owned(), 10), ("aa".to_owned(), 11)]);
+    assert_eq!(lab.foreign(), 0);
+}
+
+#[tokio::test]
+async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
+    let mut lab = Lab::new(Sight::default());
+    process(&lab.host, 10, 1, 50, VMM, HOST);
+    lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
+    let status = Some(crate::discover::ebpf::ExitStatus::Code(3));
+    lab.explorer.kernel_said(&KernelEvent::Exit { process: told(10, 1, 50, Origin::Host), status });
+    lab.look().await;
+    let events = lab.explorer.take_events(None);
+    let ended = |event: &DiscoveryEvent| matches!(event.change, Change::ProcessEnded(_, _, Some(ExitStatus::Code(3))));
+    assert!(events.iter().any(ended), "{events:?}");
+    assert!(lab.members().is_empty());
+}
+
+#[tokio::test]
+async fn a_pid_that_another_process_has_now_ends_the_old_one() {
+    let mut lab = Lab::new(Sight::default());
+    process(&lab.host, 10, 1, 50, VMM, HOST);
+    lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
+    lab.look().await;
+    let later = "/qemu-system-x86_64 -name sandbox-bb";
+    process(&lab.host, 10, 1, 99, later, HOST);
+    lab.explorer.kernel_said(&exec(told(10, 1, 99, Origin::Host), later));
+    lab.look().await;
+    assert_eq!(lab.members(), [("bb".to_owned(), 10)]);
+    let events = lab.explorer.take_events(None);
+    let ended = |event: &DiscoveryEvent| matches!(&event.change, Change::ProcessEnded(id, old, None) if id.as_str() == "aa" && old.start_ticks == 50);
+    assert!(events.iter().any(ended), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_pid_in_a_state_file_is_believed_of_a_process_that_is_older_than_the_file() {
+    let mut lab = Lab::new(Sight::default());
+    let in_a_minute = clock::to_ticks(clock::boot_now()) + 6000;
+    for (id, pid, start) in [("aa", 40, 1), ("bb", 41, in_a_minute)] {
+        process(&lab.host, pid, 1, start, "/firecracker --api-sock /x", CONTAINER);
+        let sandbox = lab.host.bases[0].path.join(id);
+        std::fs::create_dir(&sandbox).unwrap();
+        let state = format!("{{\"HypervisorState\":{{\"Type\":\"firecracker\",\"Pid\":{pid}}}}}");
+        std::fs::write(sandbox.join("persist.json"), state).unwrap();
+        lab.explorer.directory_made(0, id.as_bytes());
+        lab.look().await;
+    }
+    assert_eq!(lab.members(), [("aa".to_owned(), 40)]);
+    assert_eq!(lab.foreign(), 1);
+}
