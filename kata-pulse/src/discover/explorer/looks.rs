@@ -15,8 +15,8 @@ use crate::sandbox::{EventSource, ExitStatus, Pid};
 
 /// A process that cannot be read within this is left to the scan.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Looks under way, and looks that wait.
-const MAX_LOOKS: usize = 32;
+/// Looks under way, each on a thread, and looks that wait.
+const MAX_LOOKS: usize = 8;
 const MAX_WAITING: usize = 4096;
 
 /// Why a process is looked at.

@@ -24,7 +24,7 @@ use super::{DiscoveryCounters, clock, descriptor, directory, state_files};
 use crate::config::HostPaths;
 use crate::sandbox::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, Pid, ProcessRole, SandboxId};
 pub use looks::Looked;
-use looks::{Hint, Looks};
+use looks::Looks;
 
 /// Of the descriptors that the agent may have, so much goes to pidfds: the rest is for sockets.
 const PIDFD_SHARE: usize = 4;
@@ -59,6 +59,8 @@ pub struct Explorer {
     events: Vec<DiscoveryEvent>,
     /// A sandbox without a process appeared since the last look at `/proc`.
     wants_processes: bool,
+    /// Pids that state files name, to be looked at when everything else was taken in: a scan may have found them.
+    named: Vec<(SandboxId, Pid)>,
     /// Hints were dropped.
     scan_again: bool,
 }
@@ -97,6 +99,7 @@ impl Explorer {
             joined: Vec::new(),
             events: Vec::new(),
             wants_processes: false,
+            named: Vec::new(),
             scan_again: false,
         }
     }
@@ -129,6 +132,7 @@ impl Explorer {
         if let Some(watcher) = watcher {
             self.keep_watches(watcher);
         }
+        self.look_at_named();
         std::mem::take(&mut self.events)
     }
 
@@ -252,8 +256,7 @@ impl Explorer {
         let facts = state_files::read_directory(&known.appeared.directory, id, known.appeared.runtime);
         let pids = [facts.vmm_pid, facts.virtiofsd_pid];
         if self.take_files(id, facts) {
-            let hint = Hint { source: EventSource::Scan, at_boot: None };
-            pids.into_iter().flatten().for_each(|named| self.look_at_process(Pid(named.pid), hint));
+            self.named.extend(pids.into_iter().flatten().map(|named| (id.clone(), Pid(named.pid))));
         }
     }
 

@@ -73,6 +73,17 @@ impl Explorer {
         }
     }
 
+    pub(super) fn look_at_named(&mut self) {
+        let hint = Hint { source: EventSource::Scan, at_boot: None };
+        for (sandbox, pid) in std::mem::take(&mut self.named) {
+            let known = self.census.proven().processes.get(&pid);
+            // One that is another's so far may be a machine of the VM factory that was taken.
+            if known.is_none_or(|known| known.sandbox != sandbox) {
+                self.look_at_process(pid, hint);
+            }
+        }
+    }
+
     fn look(&mut self, hint: Hint, outline: Outline) {
         let could_belong = membership::could_belong(&outline, self.census.proven());
         if !could_belong && !self.looks.is_under_way(outline.parent) {

@@ -167,6 +167,7 @@ async fn a_pid_in_a_state_file_is_believed_of_a_process_that_is_older_than_the_f
         let state = format!("{{\"HypervisorState\":{{\"Type\":\"firecracker\",\"Pid\":{pid}}}}}");
         std::fs::write(sandbox.join("persist.json"), state).unwrap();
         lab.explorer.directory_made(0, id.as_bytes());
+        lab.explorer.take_events(None);
         lab.look().await;
     }
     assert_eq!(lab.members(), [("aa".to_owned(), 40)]);
