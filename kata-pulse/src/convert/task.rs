@@ -1,5 +1,5 @@
 //! What the runtime says of one container → [`Stats`]. First the numbers as they came, then the corrections of
-//! [`quirks`](super::quirks), then cAdvisor's formulas.
+//! [`quirks`], then cAdvisor's formulas.
 
 use super::history::{ConvertDropped, Devices, Highest};
 use super::quirks::{self, Facts, GuestCgroup, UNLIMITED_V1, UNLIMITED_V2, Words};

@@ -252,21 +252,16 @@ impl Explorer {
 
     /// Reads the sandbox's files anew.
     pub fn files_changed(&mut self, id: &SandboxId) {
-        let Some(known) = self.known.get(id) else { return };
+        let Some(known) = self.known.get_mut(id) else { return };
         let facts = state_files::read_directory(&known.appeared.directory, id, known.appeared.runtime);
-        let pids = [facts.vmm_pid, facts.virtiofsd_pid];
-        if self.take_files(id, facts) {
-            self.named.extend(pids.into_iter().flatten().map(|named| (id.clone(), Pid(named.pid))));
+        if known.facts == facts {
+            return;
         }
-    }
-
-    /// Says whether anything changed.
-    fn take_files(&mut self, id: &SandboxId, facts: DirectoryFacts) -> bool {
-        let Some(known) = self.known.get_mut(id).filter(|known| known.facts != facts) else { return false };
         known.facts = facts.clone();
         self.census.state_tells(id, Some(&facts));
+        let pids = [facts.vmm_pid, facts.virtiofsd_pid];
+        self.named.extend(pids.into_iter().flatten().map(|named| (id.clone(), Pid(named.pid))));
         self.push(EventSource::Scan, None, Change::Files(id.clone(), facts));
-        true
     }
 
     pub fn base_changed(&mut self, base: usize) {
@@ -296,7 +291,10 @@ impl Explorer {
                 let at_boot = created.filter(|_| !first).and_then(clock::to_boot).filter(is_recent);
                 self.appear(base, appeared, EventSource::Scan, at_boot);
             }
-            self.take_files(&id, facts);
+            // The walk may have read them before what a notice made us read since.
+            if self.known.get(&id).is_some_and(|known| known.facts != facts) {
+                self.files_changed(&id);
+            }
         }
         self.drop_absent(&report.unreadable_bases);
         self.take_processes(&mut report);

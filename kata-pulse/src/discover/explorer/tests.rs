@@ -3,6 +3,7 @@
 use super::*;
 use crate::discover::ebpf::{Directory, Origin, Process, Program};
 use crate::discover::fixture::{CONTAINER, HOST, host, process, stalled_process};
+use crate::discover::scan;
 use crate::sandbox::ExitStatus;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -172,4 +173,22 @@ async fn a_pid_in_a_state_file_is_believed_of_a_process_that_is_older_than_the_f
     }
     assert_eq!(lab.members(), [("aa".to_owned(), 40)]);
     assert_eq!(lab.foreign(), 1);
+}
+
+#[tokio::test]
+async fn a_scan_does_not_take_back_what_was_read_while_it_walked() {
+    let mut lab = Lab::new(Sight::default());
+    let sandbox = lab.host.bases[0].path.join("aa");
+    std::fs::create_dir(&sandbox).unwrap();
+    lab.explorer.directory_made(0, b"aa");
+    let report = scan::walk(&lab.host, lab.explorer.proven().clone(), lab.explorer.reads());
+    std::fs::write(sandbox.join("persist.json"), r#"{"HypervisorState":{"Type":"qemu"}}"#).unwrap();
+    let id = SandboxId::parse("aa").unwrap();
+    lab.explorer.files_changed(&id);
+    lab.explorer.scanned(report, false);
+    let told = lab.explorer.take_events(None).into_iter().filter_map(|event| match event.change {
+        Change::Files(_, facts) => Some(facts.has_state),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [true], "and told once");
 }

@@ -1,5 +1,5 @@
 //! Which Kata release a running shim is. Two signs, the cheap one first: the `VERSION` file of its release
-//! ([`release`]); where there is none, what the runtime's own configured shim says of itself ([`ask`]).
+//! (`release`); where there is none, what the runtime's own configured shim says of itself (`ask`).
 //!
 //! In: the sandboxes, and the programs that the container runtime's configuration names. Out: versions. A task of its
 //! own, since it may wait for a program; each program is asked once for as long as its file stays what it is.
