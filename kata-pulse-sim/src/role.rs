@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -102,6 +102,10 @@ fn vcpu_name(program: &str, number: u32) -> Option<String> {
 
 fn sleep_with_parent() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    sleep()
+}
+
+fn sleep() -> ! {
     loop {
         std::thread::park();
     }
@@ -175,8 +179,10 @@ fn carry_out(
     }
 }
 
-/// A program of the simulator's lives by its channel; any other by setpriv, which becomes it.
+/// A program of the simulator's lives by its channel; any other by setpriv, which becomes it. It is that when this
+/// returns: before, it could outlive us.
 fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
+    let by_setpriv = channel.is_none();
     let mut command = match channel {
         Some(channel) => {
             let mut command = Command::new(&start.program);
@@ -192,6 +198,10 @@ fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
     let environment = start.environment.iter().map(|(name, value)| (name, value));
     let mut child = command.args(&start.arguments).envs(environment).stdout(Stdio::null()).spawn()?;
     let pid = child.id();
+    let executable = format!("/proc/{pid}/exe");
+    while by_setpriv && std::fs::read_link(&executable)?.ends_with("setpriv") {
+        std::thread::yield_now();
+    }
     // Reaps a helper that ends before the shim does, as a real shim would.
     std::thread::spawn(move || child.wait());
     Ok(pid)
@@ -199,11 +209,16 @@ fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
 
 /// The parent only waits; its worker has the same arguments and ends with it.
 fn file_server() -> io::Result<()> {
-    if std::env::var_os(WORKER).is_some() {
-        return sleep_with_parent();
+    if let Some(parent) = std::env::var_os(WORKER) {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // One that ended before that sends no signal any more.
+        if parent.to_str() == Some(&parent_id().to_string()) {
+            sleep()
+        }
+        return Ok(());
     }
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(std::env::args().skip(1)).env(WORKER, "1").stdin(Stdio::null());
+    command.args(std::env::args().skip(1)).env(WORKER, std::process::id().to_string()).stdin(Stdio::null());
     let worker = command.spawn()?;
     let Some(channel) = Channel::inherited() else { return sleep_with_parent() };
     channel.send(&Hello { pid: std::process::id(), worker: Some(worker.id()) }, None)?;
