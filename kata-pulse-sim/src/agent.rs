@@ -2,7 +2,7 @@
 //! `GetMetrics` (kata.md 0). What it answers is the guest's part of the shim's page. Cost of a call: that text, once.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::AgentFault;
 use crate::kind::Runtime;
 use crate::page::{self, GuestLoad};
+use crate::traffic::{self, Traffic};
 use crate::ttrpc::{self, Request, Response};
 
 /// The port that Kata's agent listens on.
@@ -41,9 +42,7 @@ pub(crate) struct AgentState {
     pub(crate) load: GuestLoad,
     pub(crate) born: Instant,
     pub(crate) fault: Mutex<Option<AgentFault>>,
-    pub(crate) calls: AtomicU64,
-    pub(crate) in_flight: AtomicU64,
-    pub(crate) max_in_flight: AtomicU64,
+    pub(crate) traffic: Traffic,
     /// Cancelled when the VM ends.
     pub(crate) life: CancellationToken,
     host_port: AtomicU32,
@@ -56,9 +55,7 @@ impl AgentState {
             load,
             born,
             fault: Mutex::default(),
-            calls: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
-            max_in_flight: AtomicU64::new(0),
+            traffic: Traffic::default(),
             life: CancellationToken::new(),
             host_port: AtomicU32::new(0x4000_0000),
         }
@@ -69,55 +66,21 @@ impl AgentState {
     }
 }
 
-/// Counts one call while it lives.
-struct Call<'a>(&'a AgentState);
-
-impl<'a> Call<'a> {
-    fn start(state: &'a AgentState) -> Self {
-        state.calls.fetch_add(1, Ordering::Relaxed);
-        let now = state.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        state.max_in_flight.fetch_max(now, Ordering::Relaxed);
-        Self(state)
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves until the VM ends; then connecting is refused.
 pub(crate) async fn serve(listener: UnixListener, state: Arc<AgentState>) {
-    loop {
-        let stream = tokio::select! {
-            () = state.life.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(_) => continue,
-            },
-        };
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let life = state.life.clone();
-            tokio::select! {
-                () = life.cancelled() => {}
-                _ = connection(stream, &state) => {}
-            }
-        });
-    }
+    let life = state.life.clone();
+    traffic::serve(listener, life, move |stream| connection(stream, Arc::clone(&state))).await;
 }
 
-/// Calls of one connection may overlap, as the agent's do.
-async fn connection(mut stream: UnixStream, state: &Arc<AgentState>) -> io::Result<()> {
-    if !shake_hands(&mut stream, state).await? {
+async fn connection(mut stream: UnixStream, state: Arc<AgentState>) -> io::Result<()> {
+    if !shake_hands(&mut stream, &state).await? {
         return Ok(());
     }
     let (mut requests, answers) = stream.into_split();
     let answers = Arc::new(tokio::sync::Mutex::new(answers));
     let mut calls = tokio::task::JoinSet::new();
     while let Some((number, request)) = ttrpc::read_request(&mut requests).await? {
-        let (state, answers) = (Arc::clone(state), Arc::clone(&answers));
+        let (state, answers) = (Arc::clone(&state), Arc::clone(&answers));
         calls.spawn(async move { answer(number, &request, &state, &answers).await });
     }
     Ok(()) // calls that still hang end with their connection
@@ -148,7 +111,7 @@ async fn answer(
     answers: &tokio::sync::Mutex<OwnedWriteHalf>,
 ) -> io::Result<()> {
     let metrics = (request.service.as_str(), request.method.as_str()) == ("grpc.AgentService", "GetMetrics");
-    let _call = metrics.then(|| Call::start(state));
+    let _call = metrics.then(|| state.traffic.start());
     let fault = state.fault();
     if fault == Some(AgentFault::Hung) {
         return std::future::pending().await;

@@ -33,22 +33,22 @@ impl Node {
 
     /// `GET /metrics` that this sandbox has had.
     pub fn requests(&self, id: &str) -> Result<u64, SimError> {
-        self.with(id, |sandbox| sandbox.shim.requests.load(Ordering::Relaxed))
+        self.with(id, |sandbox| sandbox.shim.traffic.requests())
     }
 
     /// The most `GET /metrics` that were in flight together.
     pub fn max_in_flight(&self, id: &str) -> Result<u64, SimError> {
-        self.with(id, |sandbox| sandbox.shim.max_in_flight.load(Ordering::Relaxed))
+        self.with(id, |sandbox| sandbox.shim.traffic.max_in_flight())
     }
 
     /// Calls of `GetMetrics` that the guest's agent has had on its own socket.
     pub fn agent_calls(&self, id: &str) -> Result<u64, SimError> {
-        self.with_agent(id, |agent| agent.calls.load(Ordering::Relaxed))
+        self.with_agent(id, |agent| agent.traffic.requests())
     }
 
     /// The most of those that were in flight together.
     pub fn agent_max_in_flight(&self, id: &str) -> Result<u64, SimError> {
-        self.with_agent(id, |agent| agent.max_in_flight.load(Ordering::Relaxed))
+        self.with_agent(id, |agent| agent.traffic.max_in_flight())
     }
 
     /// The agent's hybrid-vsock socket, if the sandbox has one.

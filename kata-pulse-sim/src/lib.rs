@@ -28,6 +28,7 @@ mod state;
 mod stats;
 pub mod storm;
 pub mod taskshim;
+mod traffic;
 mod ttrpc;
 pub mod version;
 mod vm;

@@ -20,6 +20,7 @@ use crate::{
     page::GuestLoad,
     process::ShimProcess,
     shim::{self, ShimState},
+    traffic::Traffic,
     vm::{self, Fall, Vm},
     workload::{Workload, unix_now_ns},
 };
@@ -159,9 +160,7 @@ impl Node {
             load: spec.load,
             born,
             fault: Mutex::default(),
-            requests: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
-            max_in_flight: AtomicU64::new(0),
+            traffic: Traffic::default(),
             killed: AtomicU64::new(0),
             node_killed: Arc::clone(&self.killed),
             process: shim.clone(),

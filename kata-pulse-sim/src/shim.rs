@@ -20,6 +20,7 @@ use crate::{
     kind::{Kind, Runtime},
     page::{self, GuestLoad},
     process::ShimProcess,
+    traffic::{self, Traffic},
     vm,
 };
 
@@ -31,9 +32,7 @@ pub(crate) struct ShimState {
     pub(crate) load: GuestLoad,
     pub(crate) born: Instant,
     pub(crate) fault: Mutex<Option<Fault>>,
-    pub(crate) requests: AtomicU64,
-    pub(crate) in_flight: AtomicU64,
-    pub(crate) max_in_flight: AtomicU64,
+    pub(crate) traffic: Traffic,
     pub(crate) killed: AtomicU64,
     pub(crate) node_killed: Arc<AtomicU64>,
     /// The process that is this shim, if there is one.
@@ -42,45 +41,13 @@ pub(crate) struct ShimState {
     pub(crate) life: CancellationToken,
 }
 
-struct Flight<'a>(&'a ShimState);
-
-impl<'a> Flight<'a> {
-    fn start(state: &'a ShimState) -> Self {
-        state.requests.fetch_add(1, Ordering::Relaxed);
-        let now = state.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        state.max_in_flight.fetch_max(now, Ordering::Relaxed);
-        Self(state)
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves until the shim's life ends; the listener is then dropped, so connecting is refused.
 pub(crate) async fn serve(listener: UnixListener, state: Arc<ShimState>) {
-    loop {
-        let stream = tokio::select! {
-            () = state.life.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(_) => continue,
-            },
-        };
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let life = state.life.clone();
-            tokio::select! {
-                () = life.cancelled() => {}
-                _ = connection(stream, &state) => {}
-            }
-        });
-    }
+    let life = state.life.clone();
+    traffic::serve(listener, life, move |stream| connection(stream, Arc::clone(&state))).await;
 }
 
-async fn connection(mut stream: UnixStream, state: &ShimState) -> std::io::Result<()> {
+async fn connection(mut stream: UnixStream, state: Arc<ShimState>) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(512);
     loop {
         while !buffer.windows(4).any(|w| w == b"\r\n\r\n") {
@@ -92,7 +59,7 @@ async fn connection(mut stream: UnixStream, state: &ShimState) -> std::io::Resul
         buffer.clear();
         let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
         let close = head.to_ascii_lowercase().contains("connection: close");
-        let keep = answer(&mut stream, state, path.split('?').next().unwrap_or("/")).await?;
+        let keep = answer(&mut stream, &state, path.split('?').next().unwrap_or("/")).await?;
         if close || !keep {
             return stream.shutdown().await;
         }
@@ -129,7 +96,7 @@ const GO_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 async fn metrics(stream: &mut UnixStream, state: &ShimState) -> std::io::Result<bool> {
-    let _flight = Flight::start(state);
+    let _flight = state.traffic.start();
     if state.kind.dies_on_metrics() {
         state.killed.fetch_add(1, Ordering::Relaxed);
         state.node_killed.fetch_add(1, Ordering::Relaxed);
