@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cri;
+pub mod host;
 pub mod pace;
 pub mod runtime;
 pub mod schedule;

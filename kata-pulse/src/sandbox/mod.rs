@@ -4,6 +4,7 @@
 mod container;
 mod event;
 mod evidence;
+mod host;
 mod id;
 mod identity;
 mod process;
@@ -12,6 +13,7 @@ mod source;
 pub use container::{Container, ContainerId, Containers, Limits};
 pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessFound};
 pub use evidence::{AgentAddress, Evidence, Version};
+pub use host::{CpuTimes, ExitAccount, HostRole, IoTotals};
 pub use id::{InvalidSandboxId, SandboxId};
 pub use identity::Identity;
 pub use process::{Pid, Process, ProcessRole};
