@@ -16,6 +16,7 @@ pub mod registry;
 pub mod collect;
 pub mod model;
 
+pub mod account;
 pub mod convert;
 pub mod render;
 

@@ -1,8 +1,6 @@
 //! The host's own numbers of a sandbox: processes by role, cgroups, the pod's network.
 
-mod types;
-
-pub use types::{
+pub use crate::model::{
     CgroupReading, Counted, HostReading, InterfaceReading, MemoryNow, NetworkReading, RoleReading, ThreadReading,
     TrafficReading,
 };

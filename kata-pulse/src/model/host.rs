@@ -1,8 +1,16 @@
-//! What reading the host's files about one sandbox gives. `None` is what could not be read, or was not yet.
+//! What the host knows of one sandbox. `None` is what could not be read, or was not yet.
 
 use crate::sandbox::{CpuTimes, HostRole, IoTotals};
 
-/// One reading of one sandbox.
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostStats {
+    pub reading: HostReading,
+    pub kernel: KernelReading,
+    pub cost: CostStats,
+}
+
+/// One reading of the host's files about one sandbox.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostReading {
     /// One entry for each role that the sandbox has or had.
@@ -48,6 +56,27 @@ pub struct RoleReading {
     pub open_fds: Option<f64>,
     /// The lowest soft limit among its processes.
     pub max_fds: Option<f64>,
+}
+
+impl RoleReading {
+    /// Nothing is known of it yet.
+    pub fn of(role: HostRole) -> Self {
+        Self {
+            role,
+            cpu: None,
+            voluntary_switches: None,
+            involuntary_switches: None,
+            minor_faults: None,
+            major_faults: None,
+            io: None,
+            io_blocked_seconds: None,
+            peak_rss_bytes: None,
+            memory: MemoryNow::default(),
+            threads: None,
+            open_fds: None,
+            max_fds: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -113,4 +142,73 @@ pub struct TrafficReading {
     pub packets: f64,
     pub errors: f64,
     pub drops: f64,
+}
+
+/// What programs in the kernel counted for one sandbox. Cumulative; empty is what no program counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KernelReading {
+    /// Time from runnable to running.
+    pub runqueue: Vec<(HostRole, Histogram)>,
+    /// Exits from the guest that the VMM had to handle, by the kernel's reason.
+    pub kvm_exits: Vec<(&'static str, u64)>,
+    pub block: Vec<BlockReading>,
+    pub oom_kills: Vec<(HostRole, u64)>,
+}
+
+/// Requests to one device, by what was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockReading {
+    /// As the host names it: `vda`.
+    pub device: String,
+    /// `read`, `write`, `discard`, `flush`.
+    pub operation: &'static str,
+    pub bytes: u64,
+    pub latency: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Upper bounds in seconds, ascending.
+    pub bounds: &'static [f64],
+    /// Of each bucket alone; one more than bounds, the last for what is above them all.
+    pub counts: Vec<u64>,
+    pub sum_seconds: f64,
+}
+
+/// What the sandbox costs beyond its workload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CostStats {
+    /// Host CPU that was not the workload's. Cumulative.
+    pub overhead_cpu_seconds: Option<f64>,
+    pub overhead_memory_bytes: Option<f64>,
+    /// What the RuntimeClass declares.
+    pub declared_memory_bytes: Option<f64>,
+    pub declared_cpu_cores: Option<f64>,
+    /// Resident memory over time. Cumulative.
+    pub memory_byte_seconds: Option<f64>,
+    /// Freed by the guest, still held by the host.
+    pub reclaimable_bytes: Option<f64>,
+}
+
+/// Totals of one namespace since the agent began. They never fall.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamespaceStats {
+    pub namespace: String,
+    pub cpu_seconds: f64,
+    pub memory_byte_seconds: f64,
+    pub received_bytes: f64,
+    pub transmitted_bytes: f64,
+    pub read_bytes: f64,
+    pub written_bytes: f64,
+    pub sandboxes_started: f64,
+}
+
+/// How a sandbox ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndPage {
+    /// What died first: `orderly`, `vmm`, `shim`, `virtiofsd`, `guest`, `oom`, `unknown`.
+    pub cause: &'static str,
+    /// Of what died first; empty: none, or nobody saw it.
+    pub signal: String,
+    pub exit_code: String,
 }
