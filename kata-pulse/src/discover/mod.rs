@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-pub use clock::boot_now;
+pub use clock::{boot_now, to_boot};
 pub use descriptor::raise_limit as raise_descriptor_limit;
 pub use notes::DiscoveryCounters;
 
