@@ -11,7 +11,9 @@ mod process;
 mod source;
 
 pub use container::{Container, ContainerId, Containers, Limits};
-pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessFound};
+pub use event::{
+    Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessExit, ProcessFound,
+};
 pub use evidence::{AgentAddress, Evidence, Version};
 pub use host::{CpuTimes, ExitAccount, HostRole, IoTotals};
 pub use id::{InvalidSandboxId, SandboxId};
