@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Job;
-use crate::account::{
-    Contribution, CostBook, Death, EndEvidence, Stage, Startup, TrafficBook, Workload, judge,
-};
+use crate::account::{Contribution, CostBook, Death, EndEvidence, Stage, Startup, TrafficBook, Workload, judge};
 use crate::collect::host::{HostBook, HostReading, Tiers};
 use crate::discover::{boot_now, to_boot};
 use crate::model::{EndPage, HostStats};

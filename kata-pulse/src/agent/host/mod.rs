@@ -210,7 +210,8 @@ impl Accountant {
 
     fn begin_pass(&mut self) -> Option<JoinHandle<Vec<Done>>> {
         let now = Instant::now();
-        let jobs: Vec<Job> = self.entries.iter_mut().filter_map(|(id, entry)| entry.lend(id, now, self.interval)).collect();
+        let jobs: Vec<Job> =
+            self.entries.iter_mut().filter_map(|(id, entry)| entry.lend(id, now, self.interval)).collect();
         if jobs.is_empty() {
             return None;
         }
@@ -280,7 +281,8 @@ impl Accountant {
 
     fn show_orphans(&self) {
         let readings = self.store.readings(&self.seen);
-        let is_unknown = readings.iter().map(|reading| reading.sources[index(Source::Cri)].state == Some(SourceState::Gone));
+        let is_unknown =
+            readings.iter().map(|reading| reading.sources[index(Source::Cri)].state == Some(SourceState::Gone));
         let orphans = count_orphans(self.seen.values().map(AsRef::as_ref).zip(is_unknown));
         self.own.orphans("vmm", orphans.vmms);
         self.own.orphans("shim", orphans.shims);
@@ -303,7 +305,6 @@ fn read(reader: &HostReader, job: Job) -> Done {
         id: &sandbox.id,
         processes: &sandbox.processes,
         vmm: sandbox.vmm,
-        runtime: sandbox.runtime,
         cgroup_parent: sandbox.identity.as_ref().and_then(|identity| identity.cgroup_parent.as_deref()),
     };
     let reading = reader.read(&mut book, &target, tiers);
