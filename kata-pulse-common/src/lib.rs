@@ -4,6 +4,7 @@
 //! them back with [`decode()`], the one function here that is not a constant.
 #![cfg_attr(not(test), no_std)]
 
+pub mod account;
 mod decode;
 
 pub use decode::{Record, decode};

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod kernel;
 pub mod sandbox;
 pub mod tasks;
 pub mod telemetry;

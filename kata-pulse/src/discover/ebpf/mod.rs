@@ -5,12 +5,9 @@
 //! 0.1 s, [`EbpfWatch::detach`] up to a second. Believing an event or not is the caller's job.
 
 mod account;
-mod btf;
 mod events;
-mod format;
 mod load;
 mod log;
-mod object;
 pub mod plan;
 pub mod probe;
 mod rings;
@@ -24,9 +21,11 @@ use std::{
 
 pub use account::{Account, AccountIo};
 pub use events::{Directory, ExitStatus, KernelEvent, Origin, Process, Program};
-pub use object::embedded;
 use tracing::{info, warn};
 pub use watch::EbpfWatch;
+
+use crate::kernel::give_memory_back;
+pub use crate::kernel::{ProgramStatus, RunStats, embedded};
 
 use load::HostNamespaces;
 use probe::KernelFacts;
@@ -97,26 +96,6 @@ pub struct Hidden {
     pub releases: bool,
 }
 
-/// A program of the object: attached, or why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgramStatus {
-    pub name: &'static str,
-    /// exec, fork, exit, release or directories.
-    pub feature: &'static str,
-    pub hook: String,
-    pub attached: bool,
-    /// Empty when attached.
-    pub reason: String,
-}
-
-/// How often a program ran and for how long, as far as the kernel counts (kernel.bpf_stats_enabled).
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunStats {
-    pub name: &'static str,
-    pub runs: Option<u64>,
-    pub run_seconds: Option<f64>,
-}
-
 /// Sums over all CPUs, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -184,18 +163,6 @@ pub fn start(options: &EbpfOptions) -> Result<EbpfWatch, EbpfError> {
     give_memory_back();
     watch
 }
-
-/// Two thirds of what the agent would hold for ever is the kernel's BTF, parsed and dropped by now: the allocator keeps
-/// it unless told otherwise.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "a function of the C library")]
-fn give_memory_back() {
-    // SAFETY: takes no pointer, may be called at any time from any thread, and only returns free pages.
-    unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn give_memory_back() {}
 
 fn hide(mut facts: KernelFacts, hidden: Hidden) -> KernelFacts {
     if hidden.btf {

@@ -1,7 +1,6 @@
 //! Facts → which programs to try, in which order, and which numbers to hand over. Pure.
 //!
-//! A [`Ladder`] is one thing we want to know; its rungs are tried from the top until all programs of one
-//! attach. What was refused before anything was tried keeps its reason.
+//! What was refused before anything was tried keeps its reason.
 
 use std::collections::BTreeMap;
 
@@ -9,48 +8,7 @@ use super::{
     DirectoryMode,
     probe::{BtfFacts, FunctionFacts, KernelFacts, TracefsFacts},
 };
-
-/// Where a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    BtfTracepoint(&'static str),
-    Fexit(&'static str),
-    Kprobe(&'static str),
-    Tracepoints(&'static str, &'static [&'static str]),
-}
-
-impl Hook {
-    /// As people write it.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::BtfTracepoint(name) => format!("tp_btf/{name}"),
-            Self::Fexit(name) => format!("fexit/{name}"),
-            Self::Kprobe(name) => format!("kprobe/{name}"),
-            Self::Tracepoints(category, names) => format!("tracepoint/{category}:{}", names.join(",")),
-        }
-    }
-}
-
-/// A program of the object and its hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    pub program: &'static str,
-    pub hook: Hook,
-}
-
-/// One way to learn something: all its programs, or why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rung {
-    pub steps: Vec<Step>,
-    pub refused: Option<String>,
-}
-
-/// Ways to learn one thing, best first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ladder {
-    pub feature: &'static str,
-    pub rungs: Vec<Rung>,
-}
+use crate::kernel::{Hook, Ladder, Rung, Step, missing};
 
 /// What to load, and the globals it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,11 +200,6 @@ fn release_ladder(facts: &KernelFacts, globals: &BTreeMap<&'static str, u32>) ->
 
 fn no_tracepoint(tracefs: &TracefsFacts, name: &str) -> Option<String> {
     (!tracefs.formats.contains_key(name)).then(|| format!("the kernel has no tracepoint {name}"))
-}
-
-fn missing(globals: &BTreeMap<&'static str, u32>, needed: &[&str]) -> Option<String> {
-    let lacking: Vec<&str> = needed.iter().copied().filter(|name| !globals.contains_key(name)).collect();
-    (!lacking.is_empty()).then(|| format!("not found in this kernel's BTF or tracefs: {}", lacking.join(", ")))
 }
 
 fn directory_ladder(facts: &KernelFacts, globals: &BTreeMap<&'static str, u32>, mode: DirectoryMode) -> Ladder {

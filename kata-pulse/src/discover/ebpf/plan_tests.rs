@@ -1,5 +1,5 @@
-use super::super::format::Format;
 use super::*;
+use crate::kernel::{Format, parse_format};
 
 /// A kernel that offers everything, as 6.18 does.
 fn everything() -> KernelFacts {
@@ -7,7 +7,7 @@ fn everything() -> KernelFacts {
     let function = |arguments, returns_pointer| Some(FunctionFacts { dir: 1, arguments, returns_pointer });
     let tracepoints =
         [("sched_process_exec", 3), ("sched_process_fork", 2), ("sched_process_exit", 2), ("sched_process_free", 1)];
-    let format = |line: &str| super::super::format::parse_format(line);
+    let format = |line: &str| parse_format(line);
     let formats = [
         ("sched:sched_process_exec", "field:__data_loc char[] filename; offset:8; size:4;"),
         ("sched:sched_process_fork", "field:pid_t child_pid; offset:20; size:4;"),

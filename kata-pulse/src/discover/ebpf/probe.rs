@@ -1,15 +1,8 @@
 //! Facts about this kernel: its BTF, its tracepoints, whether it has kprobes. Reads files, decides nothing.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use super::{
-    btf::Btf,
-    format::{Format, parse_format},
-};
+use crate::kernel::{Btf, Format, find_tracefs, read_btf, read_formats};
 
 /// What the running kernel offers, or why it does not: each refusal says what to do about it.
 #[derive(Debug, Clone)]
@@ -133,27 +126,16 @@ const FORMATS: [&str; 11] = [
 impl KernelFacts {
     /// Reads them all. The 5 MB of BTF are dropped before this returns.
     pub fn read(sysfs: &Path, tracefs: Option<&Path>) -> Self {
-        let tracefs = read_tracefs(sysfs, tracefs);
+        let tracefs = find_tracefs(sysfs, tracefs);
         Self {
-            btf: read_btf(&sysfs.join("kernel/btf/vmlinux")),
+            btf: read_btf(sysfs).and_then(|bytes| parse_btf(&bytes)),
             kprobes: sysfs.join("bus/event_source/devices/kprobe").exists()
-                || tracefs.as_ref().is_ok_and(|(root, _)| root.join("kprobe_events").exists()),
-            tracefs: tracefs.map(|(_, facts)| facts),
+                || tracefs.as_ref().is_ok_and(|root| root.join("kprobe_events").exists()),
+            tracefs: tracefs.map(|root| TracefsFacts { formats: read_formats(&root, &FORMATS) }),
             fexit: true,
             releases: true,
         }
     }
-}
-
-fn read_btf(path: &Path) -> Result<BtfFacts, String> {
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "no {}: a kernel with CONFIG_DEBUG_INFO_BTF=y has it; in a container, mount the host's /sys",
-            path.display()
-        ),
-        _ => format!("read {}: {error}", path.display()),
-    })?;
-    parse_btf(&bytes)
 }
 
 /// The facts in BTF bytes.
@@ -186,20 +168,4 @@ fn function_facts(btf: &Btf<'_>, name: &str) -> Option<FunctionFacts> {
         arguments: prototype.points_to.len() as u32,
         returns_pointer: prototype.returns_pointer,
     })
-}
-
-fn read_tracefs(sysfs: &Path, given: Option<&Path>) -> Result<(PathBuf, TracefsFacts), String> {
-    let candidates = match given {
-        Some(path) => vec![path.to_owned()],
-        None => vec![sysfs.join("kernel/tracing"), sysfs.join("kernel/debug/tracing")],
-    };
-    let Some(root) = candidates.iter().find(|path| path.join("events").is_dir()) else {
-        let place = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
-        return Err(format!("tracefs is not at {place}: mount -t tracefs tracefs {place}"));
-    };
-    let formats = FORMATS.iter().filter_map(|&name| {
-        let path = root.join("events").join(name.replace(':', "/")).join("format");
-        fs::read_to_string(path).ok().map(|text| (name, parse_format(&text)))
-    });
-    Ok((root.clone(), TracefsFacts { formats: formats.collect() }))
 }
