@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::host::{HostOptions, HostReader};
+use crate::collect::kernel::KernelView;
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
 use crate::config::{Config, Level};
@@ -78,7 +79,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let discovery = DiscoveryCounters::default();
     let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
     tasks.spawn("kernel programs", showing);
-    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone());
+    let counting = host::start_kernel(&config, &own).await;
+    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone(), counting);
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone(), news);
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
@@ -162,6 +164,7 @@ fn start_accounting(
     registry: &Registry,
     store: &Store,
     suspects: Suspects,
+    counting: Option<Arc<KernelView>>,
 ) -> Option<mpsc::Sender<News>> {
     let options = HostOptions { thread_detail: config.thread_detail, ..HostOptions::new(&config.host) };
     let reader = match HostReader::new(options) {
@@ -178,6 +181,7 @@ fn start_accounting(
         own.clone(),
         suspects,
         reader,
+        counting,
         config.host_interval,
         config.ended_retention,
     );
