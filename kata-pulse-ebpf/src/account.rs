@@ -2,9 +2,9 @@
 //!
 //! The kernel adds what a thread used to the process's `signal_struct` when it releases the thread. At the end of the
 //! last thread some are not released yet, their leader never is: they are walked, and the kernel's own sequence counter
-//! shows whether the sum is of one moment. It lacks what the last thread did since the last clock
-//! tick and will do to go. When the process itself is released, after somebody waited for it, everything is in one
-//! place and complete.
+//! shows whether the sum is of one moment. It lacks what the last thread used since the last clock tick, and what it is
+//! still to use. When the process itself is released, after somebody waited for it, everything is in one place and
+//! complete.
 
 use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 use kata_pulse_common::{COUNT_FAULTS, FLAG_ACCOUNT, FLAG_ACCOUNT_CUT, FLAG_ACCOUNT_IO, RawAccount};
