@@ -21,9 +21,9 @@ use crate::{
     task::field,
 };
 
-/// Threads that are walked. A walk is not begun anew when it was disturbed: the verifier follows every way through
-/// such a loop, and takes minutes.
-const MAX_THREADS: u32 = 256;
+/// Threads that are walked: those that end at this very moment, and the leader. Each costs the verifier 700
+/// instructions; a walk that could begin anew would cost it minutes, since it follows every way through.
+const MAX_THREADS: u32 = 32;
 
 /// Whether this kernel's type information has all that an account takes. The agent says so: no single offset below
 /// has to be checked again.
