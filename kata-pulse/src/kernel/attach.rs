@@ -18,13 +18,7 @@ const EPERM: i32 = 1;
 const VERIFIER_LINES: usize = 5;
 
 /// Climbs down a ladder and appends what became of each program. `open` opens the object once more.
-pub fn climb(
-    open: Open<'_>,
-    ebpf: &mut Ebpf,
-    btf: Option<&Btf>,
-    ladder: &Ladder,
-    programs: &mut Vec<ProgramStatus>,
-) {
+pub fn climb(open: Open<'_>, ebpf: &mut Ebpf, btf: Option<&Btf>, ladder: &Ladder, programs: &mut Vec<ProgramStatus>) {
     let mut serving: Option<String> = None;
     for rung in &ladder.rungs {
         let reason = match (&serving, &rung.refused) {

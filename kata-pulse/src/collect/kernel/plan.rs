@@ -180,7 +180,8 @@ fn plain(facts: &Facts, globals: &BTreeMap<&'static str, u32>, programs: &[Progr
         .iter()
         .map(|&(program, category, names)| Step { program, hook: Hook::Tracepoints(category, names) })
         .collect();
-    let names = programs.iter().flat_map(|(_, category, names)| names.iter().map(move |name| format!("{category}:{name}")));
+    let names =
+        programs.iter().flat_map(|(_, category, names)| names.iter().map(move |name| format!("{category}:{name}")));
     let refused = match &facts.formats {
         Err(reason) => Some(reason.clone()),
         Ok(formats) => names.into_iter().find_map(|name| {

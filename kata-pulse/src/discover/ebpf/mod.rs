@@ -22,8 +22,8 @@ pub use events::{Directory, ExitStatus, KernelEvent, Origin, Process, Program};
 use tracing::{info, warn};
 pub use watch::EbpfWatch;
 
-pub use crate::kernel::{ProgramStatus, RunStats, embedded};
 use crate::kernel::give_memory_back;
+pub use crate::kernel::{ProgramStatus, RunStats, embedded};
 
 use load::HostNamespaces;
 use probe::KernelFacts;
