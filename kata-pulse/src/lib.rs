@@ -17,6 +17,7 @@ pub mod registry;
 pub mod collect;
 pub mod model;
 
+pub mod account;
 pub mod convert;
 pub mod render;
 

@@ -1,9 +1,10 @@
-//! Kernel events by eBPF: directories made and removed below the watched bases; exec, fork and exit of shims,
+//! Kernel events by eBPF: directories made and removed below the watched bases; exec, fork, exit and release of shims,
 //! hypervisors and their helpers. In: what to watch. Out: [`KernelEvent`]s in batches, hints all of them.
 //!
 //! facts ([`probe`]) → decision ([`plan`]) → action (`load`), then [`EbpfWatch`]. Blocking: [`start`] about
 //! 0.1 s, [`EbpfWatch::detach`] up to a second. Believing an event or not is the caller's job.
 
+mod account;
 mod events;
 mod load;
 mod log;
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use account::{Account, AccountIo};
 pub use events::{Directory, ExitStatus, KernelEvent, Origin, Process, Program};
 use tracing::{info, warn};
 pub use watch::EbpfWatch;
@@ -90,6 +92,8 @@ pub struct Hidden {
     pub kprobes: bool,
     /// What the exit tracepoint says of the last thread, which kernels up to 6.1 do not have.
     pub last_thread: bool,
+    /// The release of a process: its account is then what it was at its exit.
+    pub releases: bool,
 }
 
 /// Sums over all CPUs, since the start.
@@ -173,6 +177,7 @@ fn hide(mut facts: KernelFacts, hidden: Hidden) -> KernelFacts {
         tracefs.formats.remove("sched:sched_process_exit");
     }
     facts.fexit = !hidden.fexit;
+    facts.releases = !hidden.releases;
     facts
 }
 

@@ -12,6 +12,8 @@ pub struct KernelFacts {
     pub kprobes: bool,
     /// Not known before it is tried.
     pub fexit: bool,
+    /// Whether the release of processes is to be watched.
+    pub releases: bool,
 }
 
 /// Numbers from BTF.
@@ -71,9 +73,40 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("O_SB_DEV", "super_block", "s_dev"),
     ("O_DENTRY_NAME", "dentry", "d_name.name"),
     ("O_DENTRY_NAME_LEN", "dentry", "d_name.len"),
+    ("O_TASK_UTIME", "task_struct", "utime"),
+    ("O_TASK_STIME", "task_struct", "stime"),
+    ("O_TASK_GTIME", "task_struct", "gtime"),
+    ("O_TASK_RUNTIME", "task_struct", "se.sum_exec_runtime"),
+    ("O_TASK_MIN_FLT", "task_struct", "min_flt"),
+    ("O_TASK_MAJ_FLT", "task_struct", "maj_flt"),
+    ("O_TASK_NVCSW", "task_struct", "nvcsw"),
+    ("O_TASK_NIVCSW", "task_struct", "nivcsw"),
+    ("O_TASK_SYSCR", "task_struct", "ioac.syscr"),
+    ("O_TASK_SYSCW", "task_struct", "ioac.syscw"),
+    ("O_TASK_READ", "task_struct", "ioac.read_bytes"),
+    ("O_TASK_WRITE", "task_struct", "ioac.write_bytes"),
+    ("O_SIGNAL_UTIME", "signal_struct", "utime"),
+    ("O_SIGNAL_STIME", "signal_struct", "stime"),
+    ("O_SIGNAL_GTIME", "signal_struct", "gtime"),
+    ("O_SIGNAL_RUNTIME", "signal_struct", "sum_sched_runtime"),
+    ("O_SIGNAL_MIN_FLT", "signal_struct", "min_flt"),
+    ("O_SIGNAL_MAJ_FLT", "signal_struct", "maj_flt"),
+    ("O_SIGNAL_NVCSW", "signal_struct", "nvcsw"),
+    ("O_SIGNAL_NIVCSW", "signal_struct", "nivcsw"),
+    ("O_SIGNAL_SYSCR", "signal_struct", "ioac.syscr"),
+    ("O_SIGNAL_SYSCW", "signal_struct", "ioac.syscw"),
+    ("O_SIGNAL_READ", "signal_struct", "ioac.read_bytes"),
+    ("O_SIGNAL_WRITE", "signal_struct", "ioac.write_bytes"),
+    ("O_TASK_THREAD_NODE", "task_struct", "thread_node"),
+    ("O_SIGNAL_THREADS", "signal_struct", "thread_head"),
+    ("O_SIGNAL_MAXRSS", "signal_struct", "maxrss"),
+    ("O_SIGNAL_TOLD_UTIME", "signal_struct", "prev_cputime.utime"),
+    ("O_SIGNAL_TOLD_STIME", "signal_struct", "prev_cputime.stime"),
+    ("O_SIGNAL_STATS_SEQ", "signal_struct", "stats_lock.seqcount.seqcount.sequence"),
+    ("O_SIGNAL_STATS_SEQ", "signal_struct", "stats_lock.seqcount.sequence"),
 ];
 
-const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
+const TRACEPOINTS: [&str; 4] = ["sched_process_exec", "sched_process_fork", "sched_process_exit", "sched_process_free"];
 
 /// Tracepoints whose records are read, as category and name.
 const FORMATS: [&str; 11] = [
@@ -100,6 +133,7 @@ impl KernelFacts {
                 || tracefs.as_ref().is_ok_and(|root| root.join("kprobe_events").exists()),
             tracefs: tracefs.map(|root| TracefsFacts { formats: read_formats(&root, &FORMATS) }),
             fexit: true,
+            releases: true,
         }
     }
 }

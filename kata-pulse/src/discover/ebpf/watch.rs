@@ -167,7 +167,7 @@ impl EbpfWatch {
         &self.programs
     }
 
-    /// Whether this feature (exec, fork, exit, directories) has a program attached.
+    /// Whether this feature (exec, fork, exit, release, directories) has a program attached.
     pub fn sees(&self, feature: &str) -> bool {
         self.programs.iter().any(|program| program.attached && program.feature == feature)
     }
