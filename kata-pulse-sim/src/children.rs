@@ -59,7 +59,10 @@ impl Children {
         let waited = self.0.changed.wait_timeout_while(self.0.lock(), PATIENCE, runs);
         let (mut known, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("one of the processes {pids:?} has not ended")));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("one of the processes {pids:?} has not ended"),
+            ));
         }
         adopted.append(&mut known.ended);
         Ok(adopted)

@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn samples_are_found_by_any_of_their_labels() {
-        let page = Page::parse("# TYPE a_total counter\na_total{x=\"1\",y=\"b\\\"},\"} 2\na_total{x=\"1\",y=\"c\"} 3\nb 7\n");
+        let page =
+            Page::parse("# TYPE a_total counter\na_total{x=\"1\",y=\"b\\\"},\"} 2\na_total{x=\"1\",y=\"c\"} 3\nb 7\n");
         assert_eq!(page.sum("a_total", &[("x", "1")]), Some(5.0));
         assert_eq!(page.sum("a_total", &[("y", "b\"},")]), Some(2.0));
         assert_eq!((page.sum("b", &[]), page.sum("b", &[("x", "1")])), (Some(7.0), None));

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, Uid, set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal,
-    setrlimit,
+    DumpableBehavior, Resource, Rlimit, Signal, Uid, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::set_thread_uid;
 use serde::{Deserialize, Serialize};

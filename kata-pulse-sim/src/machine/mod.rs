@@ -60,7 +60,8 @@ impl Machine<'_> {
         }
         line.push(QEMU.into());
         line.extend(["-name".into(), format!("sandbox-{},debug-threads=on", self.id)]);
-        let fixed = "-nodefaults -no-user-config -display none -no-reboot -machine q35 -accel tcg,thread=multi -cpu max -smp 2";
+        let fixed =
+            "-nodefaults -no-user-config -display none -no-reboot -machine q35 -accel tcg,thread=multi -cpu max -smp 2";
         line.extend(fixed.split(' ').map(str::to_owned));
         line.extend(["-m".into(), self.memory_mib.to_string()]);
         line.extend(["-kernel".into(), self.kernel.image.display().to_string()]);

@@ -64,7 +64,7 @@ struct Expected {
 async fn an_orderly_end_a_kill_and_an_oom_kill_are_told_apart() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let Some(boot) = Boot::prepare() else { return };
-    let host = Host::start(60);
+    let host = Host::start(1, 60).await;
     let mut expected = Vec::new();
 
     let mut machine = Running::start(&host, &boot, 1, None, None).await;

@@ -37,7 +37,17 @@ impl Load {
     fn on(cpu: &str) -> Self {
         let start = |_| {
             let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "--", "taskset", "--cpu-list", cpu, "sh", "-c", "while :; do :; done"]);
+            command.args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                "taskset",
+                "--cpu-list",
+                cpu,
+                "sh",
+                "-c",
+                "while :; do :; done",
+            ]);
             command.stdin(Stdio::null()).spawn().unwrap()
         };
         Self((0..LOOPS).map(start).collect())
@@ -64,7 +74,7 @@ fn a_cpu() -> String {
 async fn a_starved_machine_shows_how_long_its_vcpus_waited() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let Some(boot) = Boot::prepare() else { return };
-    let host = Host::start(60);
+    let host = Host::start(1, 60).await;
     let mut machine = Running::start(&host, &boot, 1, Some(boot.disk(DiskCache::Writeback)), None).await;
     let before = host.settle(|page| machine.of(page, RUN_DELAY, &[]).is_some()).await;
     let delay_before = run_delay(machine.vmm);
@@ -76,12 +86,12 @@ async fn a_starved_machine_shows_how_long_its_vcpus_waited() {
         .status();
     assert!(pinned.unwrap().success());
     let (load, started) = (Load::on(&cpu), Instant::now());
-    let busy = "timeout 60 sh -c 'while :; do :; done'";
-    machine.run(&format!("({busy}) & ({busy}) & sleep 0"));
+    let busy = "(while :; do :; done) &";
+    machine.run(&format!("{busy} first=$!; {busy} second=$!"));
     std::thread::sleep(STARVED_FOR);
     let starved = started.elapsed().as_secs_f64();
     drop(load);
-    machine.run("killall timeout; sleep 0");
+    machine.run("kill $first $second");
     let delay = run_delay(machine.vmm) - delay_before;
     println!("the vCPUs waited {delay:.3} s while they were starved for {starved:.3} s");
     assert!(delay >= LEAST_SHARE * starved, "they were not starved");

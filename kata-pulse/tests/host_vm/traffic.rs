@@ -59,7 +59,12 @@ fn judge_blocks(findings: &mut Findings, machine: &Running, pages: [&Page; 2], d
         machine.of(pages[1], family, &labels).map(|after| after - before)
     };
     for (operation, bytes) in [("write", WRITTEN), ("read", READ)] {
-        findings.near(&format!("bytes of {operation} on {device}"), grown(BLOCK_BYTES, operation), bytes as f64, METADATA);
+        findings.near(
+            &format!("bytes of {operation} on {device}"),
+            grown(BLOCK_BYTES, operation),
+            bytes as f64,
+            METADATA,
+        );
         let what = format!("requests of {operation} on {device}");
         // At most one for each page, at least one for each 4 MiB.
         findings.between(&what, grown(BLOCK_SECONDS, operation), (bytes / (4 * MIB)) as f64, (bytes / 4096) as f64);
@@ -73,7 +78,7 @@ fn judge_blocks(findings: &mut Findings, machine: &Running, pages: [&Page; 2], d
 async fn bytes_of_disk_and_network_have_their_device_operation_and_direction() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let Some(boot) = Boot::prepare() else { return };
-    let host = Host::start(60);
+    let host = Host::start(1, 60).await;
     let network = PodNetwork::make(&format!("kp{:x}", std::process::id())).unwrap();
     let (sent, wanted) = (network.listen_outside(7001).unwrap(), network.listen_outside(7002).unwrap());
     let disk = boot.disk(DiskCache::None);

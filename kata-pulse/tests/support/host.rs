@@ -23,11 +23,12 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn start(retention_seconds: u64) -> Self {
+    /// How often the host is read, and how long what has ended stays.
+    pub async fn start(interval_seconds: u64, retention_seconds: u64) -> Self {
         let root = root();
         let node = Arc::new(Node::new(root.clone()));
         let cri = CriServer::start(node.clone(), &root.join("cri.sock"), CriFlavour::Containerd).unwrap();
-        let agent = start_agent(&root, retention_seconds);
+        let agent = start_agent(&root, interval_seconds, retention_seconds).await;
         // All tests share the real `/proc`: ids are those of this host alone.
         static HOSTS: AtomicU64 = AtomicU64::new(1);
         let first = (u64::from(std::process::id()) << 32) | (HOSTS.fetch_add(1, Ordering::Relaxed) << 16);
@@ -68,11 +69,13 @@ impl Host {
     }
 }
 
-pub fn start_agent(root: &Path, retention_seconds: u64) -> Agent {
+pub async fn start_agent(root: &Path, interval_seconds: u64, retention_seconds: u64) -> Agent {
     let ebpf = if must_be_real() { "require" } else { "auto" };
-    let retention = retention_seconds.to_string();
-    let host = ["--host-interval-secs", "1", "--ended-retention-secs", &retention];
-    Agent::start(root, &[&host[..], &["--ebpf", ebpf]].concat())
+    let (interval, retention) = (interval_seconds.to_string(), retention_seconds.to_string());
+    let host = ["--host-interval-secs", &interval, "--ended-retention-secs", &retention, "--ebpf", ebpf];
+    let agent = Agent::start(root, &host);
+    agent.until("a page", |page| page.contains("kata_pulse_build_info")).await;
+    agent
 }
 
 pub fn must_be_real() -> bool {

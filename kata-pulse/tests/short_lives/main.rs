@@ -1,0 +1,11 @@
+//! Sandboxes that live shorter than the time between two readings, and an agent that is restarted under load: what a
+//! namespace used is what its processes really used, and nothing is ever counted twice or taken back.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+#[path = "../support/host.rs"]
+mod host;
+mod restart;
+mod storm;
+#[path = "../support/mod.rs"]
+mod support;
+mod watcher;
