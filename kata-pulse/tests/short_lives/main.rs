@@ -2,6 +2,7 @@
 //! namespace used is what its processes really used, and nothing is ever counted twice or taken back.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod clock;
 #[path = "../support/host.rs"]
 mod host;
 mod restart;
@@ -9,3 +10,6 @@ mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 mod watcher;
+
+/// What this process has waited for is counted for all its threads together.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

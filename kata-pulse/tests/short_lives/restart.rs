@@ -1,12 +1,13 @@
 //! An agent that is killed and started again while sandboxes work: it counts from its own start, and the sum that
 //! `increase()` makes of both agents' counters has no spike.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use kata_pulse_sim::Burn;
 use kata_pulse_sim::judge::{Findings, Page};
 
+use crate::ONE_AT_A_TIME;
+use crate::clock::CpuOf;
 use crate::host::{Host, start_agent};
 
 const SANDBOXES: u64 = 4;
@@ -15,16 +16,10 @@ const EVERY: Duration = Duration::from_millis(500);
 const CPU: &str = "kata_namespace_cpu_seconds_total";
 /// The interval of the host's readings, and what a busy machine adds.
 const LATE_SECONDS: f64 = 4.0;
-const CLOCK_TICKS: f64 = 100.0;
 
 /// CPU seconds that living processes have used.
 fn used(pids: &[u32]) -> f64 {
-    let of = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
-    };
-    pids.iter().map(of).sum::<f64>() / CLOCK_TICKS
+    pids.iter().map(|pid| CpuOf::Itself.read(&pid.to_string())).sum()
 }
 
 /// As Prometheus adds up a counter that may have been reset.
@@ -66,6 +61,7 @@ fn cpu(page: &Page) -> Option<f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_restarted_under_load_counts_from_its_start_and_makes_no_spike() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let mut host = Host::start(1, 60).await;
     let mut pids = Vec::new();
     for number in 1..=SANDBOXES {

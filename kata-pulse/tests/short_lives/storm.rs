@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use kata_pulse_sim::judge::{Findings, Page};
 use kata_pulse_sim::{Burn, Chores, IoUsage, Node, ProcessUsage, SandboxSpec};
 
+use crate::ONE_AT_A_TIME;
+use crate::clock::CpuOf;
 use crate::host::{Host, has_ebpf, must_be_real};
 use crate::watcher::{Seen, watch};
 
@@ -103,6 +105,8 @@ fn storage() -> PathBuf {
 /// Making and removing a sandbox blocks: each that is at once has a thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn two_hundred_short_lives_are_all_accounted_for() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let waited_before = CpuOf::Children.read("self");
     let host = Host::start(INTERVAL_SECONDS, RETENTION.as_secs()).await;
     if !has_ebpf(&host.page(), "lives between two readings") {
         assert!(!must_be_real(), "eBPF is needed");
@@ -130,6 +134,10 @@ async fn two_hundred_short_lives_are_all_accounted_for() {
         usages.iter().for_each(|usage| used.add(usage));
     }
     println!("{SANDBOXES} sandboxes lived within {lived:?} and used {used:#?}");
+    let (waited, told) =
+        (CpuOf::Children.read("self") - waited_before, used.values().map(|used| used.cpu_seconds).sum::<f64>());
+    println!("the shims told of {told:.2} s of CPU, the kernel counts {waited:.2} s of this test's children");
+    assert!((waited - told).abs() < 0.005 * waited + 0.1, "the truth is not whole");
     assert!(used.values().all(|used| used.cpu_seconds > 1.0 && used.io.written_bytes > 1 << 20), "they have worked");
 
     let all = SANDBOXES as f64;
