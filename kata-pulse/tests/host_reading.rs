@@ -203,7 +203,8 @@ fn start_ticks(pid: u32) -> u64 {
 }
 
 fn reader() -> HostReader {
-    HostReader::new(HostOptions { thread_detail: true, ..HostOptions::new(&HostPaths::default()) }).unwrap()
+    HostReader::new(HostOptions { thread_detail: true, qdisc: true, ..HostOptions::new(&HostPaths::default()) })
+        .unwrap()
 }
 
 fn read(reader: &HostReader, pid: u32) -> HostReading {
@@ -422,5 +423,12 @@ fn packets_are_the_pod_s_in_its_direction_and_mirrored_ones_are_told_apart() {
     wire.send(&wire.pod, "300x400");
     let last = read(&reader, pid).network;
     compare("eth0 transmitted", 300.0 * (400.0 + header), last.interfaces[0].transmit.bytes, 0.0);
+    run(&format!("tc -n {pod} qdisc add dev eth0 root tbf rate 8kbit burst 2kb limit 4kb")).unwrap();
+    wire.send(&wire.pod, "300x400");
+    let (queued, seen) = (read(&reader, pid).network, "packets that eth0's queueing discipline dropped or has still");
+    let sent = queued.interfaces[0].transmit.packets - last.interfaces[0].transmit.packets;
+    // It may hold 4 KiB yet.
+    compare(seen, 300.0 - sent, queued.interfaces[0].qdisc_drops.unwrap(), 10.0);
+    assert!(queued.interfaces[0].qdisc_drops.unwrap() > 200.0);
     let _ = writeln!(vmm.child.stdin.take().unwrap(), "quit");
 }
