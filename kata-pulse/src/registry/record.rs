@@ -59,24 +59,7 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn new(appeared: &Appeared, now: Instant) -> Self {
         Self {
-            sandbox: Sandbox {
-                id: appeared.id.clone(),
-                directory: appeared.directory.clone(),
-                directory_inode: appeared.inode,
-                runtime: appeared.runtime,
-                runtime_wrote_state: false,
-                vmm: None,
-                vmm_from_state: None,
-                vmm_from_process: None,
-                state: SandboxState::Booting,
-                has_socket: false,
-                processes: Vec::new(),
-                shim_version: None,
-                agent_address: None,
-                created_unix_ms: appeared.created_unix_ms,
-                identity: None,
-                containers: Vec::new(),
-            },
+            sandbox: Sandbox::new(appeared),
             base_runtime: appeared.runtime,
             shim_place: None,
             wrote: [false; 2],
@@ -119,6 +102,7 @@ impl Record {
         }
         self.files = facts.clone();
         self.sandbox.has_socket = facts.has_socket && !self.directory_removed;
+        self.sandbox.is_stopped |= facts.stopped;
         self.wrote = [self.wrote[0] || facts.go_state, self.wrote[1] || facts.rust_state];
         // A state file that is being rewritten is no reason to forget what it said.
         self.sandbox.vmm_from_state = facts.vmm.or(self.sandbox.vmm_from_state);

@@ -11,11 +11,13 @@ mod process;
 mod source;
 
 pub use container::{Container, ContainerId, Containers, Limits};
-pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessFound};
+pub use event::{
+    Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessExit, ProcessFound,
+};
 pub use evidence::{AgentAddress, Evidence, Version};
 pub use host::{CpuTimes, ExitAccount, HostRole, IoTotals};
 pub use id::{InvalidSandboxId, SandboxId};
-pub use identity::Identity;
+pub use identity::{Identity, Overhead};
 pub use process::{Pid, Process, ProcessRole};
 pub use source::{Source, SourceState};
 
@@ -123,6 +125,8 @@ pub struct Sandbox {
     pub vmm_from_state: Option<Vmm>,
     pub vmm_from_process: Option<Vmm>,
     pub state: SandboxState,
+    /// The runtime itself has written that it stopped the sandbox.
+    pub is_stopped: bool,
     /// A `shim-monitor.sock` has been seen in the directory.
     pub has_socket: bool,
     pub processes: Vec<Process>,
@@ -136,6 +140,29 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Of which nothing is known but its directory.
+    pub fn new(appeared: &Appeared) -> Self {
+        Self {
+            id: appeared.id.clone(),
+            directory: appeared.directory.clone(),
+            directory_inode: appeared.inode,
+            runtime: appeared.runtime,
+            runtime_wrote_state: false,
+            vmm: None,
+            vmm_from_state: None,
+            vmm_from_process: None,
+            state: SandboxState::Booting,
+            is_stopped: false,
+            has_socket: false,
+            processes: Vec::new(),
+            shim_version: None,
+            agent_address: None,
+            created_unix_ms: appeared.created_unix_ms,
+            identity: None,
+            containers: Vec::new(),
+        }
+    }
+
     pub fn socket_path(&self) -> PathBuf {
         self.directory.join(SHIM_SOCKET)
     }

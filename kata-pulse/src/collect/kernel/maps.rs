@@ -1,0 +1,78 @@
+//! The maps of the object, with the errors that matter told apart.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use kata_pulse_common::account as abi;
+use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, HISTOGRAM_WORDS, Member, Thread};
+
+pub(super) struct Maps {
+    pub groups: HashMap<MapData, u32, Member>,
+    pub threads: HashMap<MapData, u32, Thread>,
+    pub runqueue: HashMap<MapData, Member, [u64; HISTOGRAM_WORDS]>,
+    pub kvm: HashMap<MapData, u32, [u64; EXIT_CLASSES]>,
+    pub block: HashMap<MapData, BlockKey, [u64; BLOCK_WORDS]>,
+    devices: HashMap<MapData, u32, u32>,
+    pub oom: HashMap<MapData, Member, u64>,
+    pub counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// `Err`: the name of the map that the object lacks, or whose type is another.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, &'static str> {
+        macro_rules! map {
+            ($name:literal) => {
+                ebpf.take_map($name).and_then(|map| map.try_into().ok()).ok_or($name)?
+            };
+        }
+        Ok(Self {
+            groups: map!("GROUPS"),
+            threads: map!("THREADS"),
+            runqueue: map!("RUNQUEUE"),
+            kvm: map!("KVM"),
+            block: map!("BLOCK"),
+            devices: map!("DEVICES"),
+            oom: map!("OOM"),
+            counters: map!("COUNTERS"),
+        })
+    }
+
+    /// Sum over all CPUs.
+    pub(super) fn counter(&self, index: u32) -> u64 {
+        self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// All block I/O of all slots.
+    pub(super) fn all_block(&self) -> BTreeMap<BlockKey, [u64; BLOCK_WORDS]> {
+        self.block.iter().take(MOST).filter_map(Result::ok).collect()
+    }
+
+    /// That of one slot, looked for on each device that anybody used: on a node there are few.
+    pub(super) fn block_of(&self, slot: u32) -> BTreeMap<BlockKey, [u64; BLOCK_WORDS]> {
+        let devices = self.devices.keys().take(MOST).filter_map(Result::ok);
+        let keys = devices.flat_map(|device| OPERATIONS.map(|(operation, _)| [slot, device, operation]));
+        keys.filter_map(|key| Some((key, self.block.get(&key, 0).ok()?))).collect()
+    }
+
+    pub(super) fn all_oom(&self) -> BTreeMap<Member, u64> {
+        self.oom.iter().take(MOST).filter_map(Result::ok).collect()
+    }
+}
+
+/// Operations by their numbers in the kernel's maps.
+pub(super) const OPERATIONS: [(u32, &str); 4] =
+    [(abi::OP_READ, "read"), (abi::OP_WRITE, "write"), (abi::OP_DISCARD, "discard"), (abi::OP_FLUSH, "flush")];
+
+/// Elements read of one map: more than the largest has. A map that changes meanwhile may begin anew.
+const MOST: usize = 65_536;
+
+/// An element that was not there is no error.
+pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
