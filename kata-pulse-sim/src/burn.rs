@@ -2,7 +2,7 @@
 //! is written at a rate. In: a [`Burn`]. Out, when it is stopped: a [`BurnTruth`], measured by the process itself.
 //!
 //! A vCPU follows its target: what it owes since the start is burnt in steps of 5 ms, so that a busy machine makes it
-//! late, never wrong. Cost: what is asked for.
+//! late, never wrong; what it still owes when it is stopped, it does not do. Cost: what is asked for.
 
 use std::fs::File;
 use std::io;
@@ -157,7 +157,7 @@ fn vcpu(share: f64, stop: &Receiver<()>) -> VcpuTruth {
     let started = Instant::now();
     while !ended(stop, STEP) {
         let owed = started.elapsed().mul_f64(share);
-        while thread_cpu() < owed {
+        while thread_cpu() < owed && !ended(stop, Duration::ZERO) {
             spin();
         }
     }

@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn an_end_is_told_once_and_strangers_are_left_alone() {
         let children = Children::default();
-        let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().expect("sh");
-        children.follow(child.id());
-        let ended = children.reap(&[child.id(), std::process::id()]).expect("in time");
+        let pid = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().expect("sh").id();
+        children.follow(pid);
+        let ended = children.reap(&[pid, std::process::id()]).expect("in time");
         assert_eq!(ended.iter().map(|usage| usage.status().code()).collect::<Vec<_>>(), [Some(3)]);
-        assert_eq!(children.reap(&[child.id()]).expect("in time"), []);
+        assert_eq!(children.reap(&[pid]).expect("in time"), []);
     }
 }

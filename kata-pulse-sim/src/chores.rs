@@ -103,7 +103,7 @@ fn follow(share: f64, stop: &Receiver<()>, mut work: impl FnMut()) -> Duration {
     let started = Instant::now();
     while !ended(stop, STEP) {
         let owed = started.elapsed().mul_f64(share.clamp(0.0, 1.0));
-        while thread_cpu() < owed {
+        while thread_cpu() < owed && !ended(stop, Duration::ZERO) {
             work();
         }
     }

@@ -150,11 +150,11 @@ mod tests {
 
     #[test]
     fn a_child_that_has_ended_is_told_once_with_its_code() {
-        let child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().expect("sh");
-        let usage = wait(child.id()).expect("its usage");
-        assert_eq!((usage.pid, usage.status().code()), (child.id(), Some(7)));
+        let pid = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().expect("sh").id();
+        let usage = wait(pid).expect("its usage");
+        assert_eq!((usage.pid, usage.status().code()), (pid, Some(7)));
         assert!(usage.minor_faults > 0 && usage.peak_rss_bytes > 0);
-        assert!(wait(child.id()).is_err(), "it was reaped");
+        assert!(wait(pid).is_err(), "it was reaped");
     }
 
     #[test]
