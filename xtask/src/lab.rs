@@ -33,6 +33,9 @@ pub fn run() -> anyhow::Result<()> {
             bail!("the rung {rung} did not serve on the second kernel");
         }
     }
+    if !there.contains("ok   account: time on the run queue is counted") {
+        bail!("the accounting programs did not serve on the second kernel");
+    }
     if failed(&here) || failed(&there) {
         bail!("a check of the probe failed, see above");
     }

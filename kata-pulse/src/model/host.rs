@@ -104,6 +104,7 @@ pub struct CgroupReading {
     /// `sandbox` or `overhead`: which of Kata's two.
     pub kind: &'static str,
     pub path: String,
+    /// The guest's time is within user time: cgroups do not tell it apart.
     pub cpu: Option<CpuTimes>,
     pub throttled_seconds: Option<f64>,
     pub throttled_periods: Option<f64>,

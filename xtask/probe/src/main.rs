@@ -1,8 +1,11 @@
 //! Runs every rung of the eBPF ladder that this kernel offers and checks what arrives. Prints one line per
 //! check, `ok`, `FAIL` or `skip` with the reason, and how many; exits with 1 if one failed.
 //!
-//! As root, with tracefs mounted. `kata-pulse-probe bench` measures instead.
+//! As root, with tracefs mounted. `kata-pulse-probe bench` measures instead, `bench-account [ROUNDS]` what accounting
+//! costs others.
 
+mod account;
+mod account_bench;
 mod bench;
 mod child;
 mod directories;
@@ -61,7 +64,11 @@ fn main() -> anyhow::Result<()> {
     if arguments.get(1).is_some_and(|argument| argument == "bench") {
         return runtime.block_on(bench::run());
     }
+    if arguments.get(1).is_some_and(|argument| argument == "bench-account") {
+        return account_bench::run(arguments.get(2).map_or(Ok(11), |rounds| rounds.parse())?);
+    }
     let mut report = Report::default();
+    account::check(&mut report);
     for rung in &RUNGS {
         runtime.block_on(check(rung, &mut report))?;
     }

@@ -1,6 +1,7 @@
 //! The agent's cost, measured in one run beside the floor, with the bounds that the project set itself. A bound that is
 //! missed is said and is no error: these machines are noisy, and a figure is read beside its spread.
 
+mod kernel;
 mod runs;
 mod storms;
 
@@ -34,6 +35,7 @@ pub struct Options {
 enum Part {
     Discovery,
     Storms,
+    Kernel,
     Sandboxes,
     Containers,
     Host,
@@ -48,6 +50,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Storms) {
         storms::run(options.rounds)?;
+    }
+    if wanted(Part::Kernel) {
+        kernel::run(options.rounds)?;
     }
     if wanted(Part::Sandboxes) {
         sandboxes(options)?;

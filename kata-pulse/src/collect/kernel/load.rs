@@ -66,7 +66,7 @@ fn open(decision: &Plan, options: &KernelOptions, verifier: VerifierLogLevel) ->
     // The object has no CO-RE relocations.
     loader.btf(None).verifier_log_level(verifier);
     for (name, value) in &decision.globals {
-        loader.override_global(*name, value, decision.with_btf);
+        loader.override_global(name, value, decision.with_btf);
     }
     for (group, names) in MAPS {
         if !options.programs.contains(&group) {

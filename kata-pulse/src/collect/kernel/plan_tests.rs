@@ -37,7 +37,7 @@ fn what_a_kernel_lacks_costs_only_its_own_group() {
         ("no tracefs", |facts| facts.formats = Err("none".into()), "runqueue_switch |  |  | "),
         (
             "a task without state",
-            |facts| drop(facts.btf.as_mut().unwrap().remove("O_TASK_STATE")),
+            |facts| facts.btf.as_mut().unwrap().retain(|name, _| *name != "O_TASK_STATE"),
             " | kvm_exit | block_done request_done | oom_victim",
         ),
     ];

@@ -1,0 +1,9 @@
+//! Those words of the agent's that its eBPF modules use.
+
+#[path = "../../../../kata-pulse/src/sandbox/host.rs"]
+pub mod host;
+#[path = "../../../../kata-pulse/src/sandbox/process.rs"]
+pub mod process;
+
+pub use host::HostRole;
+pub use process::Pid;
