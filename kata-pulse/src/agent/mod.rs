@@ -334,6 +334,7 @@ async fn name_sandboxes(
                     }
                 }
             }
+            CriUpdate::Listed(listed) => registry.hear(&listed),
             CriUpdate::Containers(containers) => {
                 ooms.retain(|id| containers.values().flatten().any(|container| container.id == *id));
                 registry.contain(containers, Instant::now());

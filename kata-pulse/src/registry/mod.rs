@@ -37,6 +37,8 @@ struct Inner {
     touched: BTreeSet<SandboxId>,
     /// The newest list of the container runtime.
     names: Arc<BTreeMap<SandboxId, Identity>>,
+    /// Whatever it said of sandboxes lately, also of those that are no more.
+    heard: HashMap<SandboxId, Identity>,
     /// The running containers of each sandbox.
     containers: Arc<Containers>,
 }
@@ -101,9 +103,15 @@ impl Registry {
         self.change(now, Inner::touch_what_time_changed(now));
     }
 
+    /// Whatever the container runtime lists, with all details or without.
+    pub fn hear(&self, listed: &BTreeMap<SandboxId, Identity>) {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).hear(listed);
+    }
+
     /// What the container runtime called the sandbox last, listed or not.
     pub fn name_of(&self, id: &SandboxId) -> Option<Identity> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).names.get(id).cloned()
+        let inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.names.get(id).or_else(|| inner.heard.get(id)).cloned()
     }
 
     pub fn leftovers(&self) -> Leftovers {
@@ -161,6 +169,17 @@ impl Inner {
             }
         }
         self.names = names;
+    }
+
+    fn hear(&mut self, listed: &BTreeMap<SandboxId, Identity>) {
+        for (id, identity) in listed {
+            if !self.heard.contains_key(id) {
+                self.heard.insert(id.clone(), identity.clone());
+            }
+        }
+        if self.heard.len() > MAX_EARLY_NAMES.max(2 * listed.len()) {
+            self.heard.retain(|id, _| listed.contains_key(id) || self.records.contains_key(id));
+        }
     }
 
     fn contain(&mut self, containers: Arc<Containers>) {
@@ -263,6 +282,20 @@ mod tests {
         // A list without the sandbox is no reason to forget a name.
         registry.name(Arc::default(), now);
         assert!(registry.snapshot()[&id("aa")].identity.is_some());
+    }
+
+    #[test]
+    fn a_sandbox_that_is_no_more_still_has_a_name() {
+        let registry = Registry::default();
+        let identity = Identity { pod_name: "pod".into(), ..Identity::default() };
+        registry.hear(&BTreeMap::from([(id("aa"), identity.clone())]));
+        registry.hear(&BTreeMap::new());
+        registry.name(Arc::default(), Instant::now());
+        assert_eq!(registry.name_of(&id("aa")), Some(identity));
+        for number in 0..3 * MAX_EARLY_NAMES {
+            registry.hear(&BTreeMap::from([(id(&format!("b{number}")), Identity::default())]));
+        }
+        assert!(registry.0.inner.lock().unwrap().heard.len() <= MAX_EARLY_NAMES + 1);
     }
 
     #[test]

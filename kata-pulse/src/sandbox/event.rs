@@ -109,8 +109,13 @@ impl ProcessExit {
     /// Adds what somebody else tells of the same end.
     pub fn learn(&mut self, other: Self) {
         self.status = self.status.or(other.status);
+        let parent = self.account.and_then(|account| account.parent);
         if other.account.is_some() && (self.account.is_none() || other.account_is_final) {
             (self.account, self.account_is_final) = (other.account, other.account_is_final);
+        }
+        // The last record is of a process that has no parent any more.
+        if let Some(account) = &mut self.account {
+            account.parent = account.parent.or(parent);
         }
     }
 }

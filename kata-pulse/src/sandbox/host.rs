@@ -61,4 +61,6 @@ pub struct ExitAccount {
     /// `None` where the kernel does not account it.
     pub io: Option<IoTotals>,
     pub peak_rss_bytes: f64,
+    /// Whose I/O the kernel adds this to when it is waited for; `None`: nobody told.
+    pub parent: Option<u32>,
 }

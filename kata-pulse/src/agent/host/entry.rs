@@ -13,8 +13,8 @@ use crate::collect::kernel::Slot;
 use crate::discover::{boot_now, to_boot};
 use crate::model::{EndPage, HostStats, KernelReading};
 use crate::sandbox::{
-    DiscoveryEvent, ExitStatus, HostRole, Identity, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox,
-    SandboxId, SandboxState, Source, SourceState,
+    DiscoveryEvent, ExitStatus, HostRole, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
+    SandboxState, Source, SourceState,
 };
 use crate::store::{Ended, Reading, index};
 
@@ -277,7 +277,7 @@ impl Entry {
     }
 
     /// The last words. `None`: it never had a process.
-    pub fn close(&mut self, name: Option<Identity>) -> Option<Ended> {
+    pub fn close(&mut self) -> Option<Ended> {
         let sandbox = self.sandbox.take().filter(|_| self.had_process)?;
         let book = self.book.take()?;
         let reading = book.reading();
@@ -298,10 +298,6 @@ impl Entry {
             Some(ExitStatus::Signal(signal)) => (signal.to_string(), String::new()),
             Some(ExitStatus::Code(code)) => (String::new(), code.to_string()),
             None => Default::default(),
-        };
-        let sandbox = match (&sandbox.identity, name) {
-            (None, Some(identity)) => Arc::new(Sandbox { identity: Some(identity), ..(*sandbox).clone() }),
-            _ => sandbox,
         };
         let mut last = std::mem::take(&mut self.stored);
         last.host = Some(Arc::new(HostStats { reading, kernel, cost }));

@@ -23,7 +23,7 @@ use crate::discover::{boot_now, to_boot};
 use crate::model::KernelReading;
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, Sandbox, SandboxId, Snapshot, Source, SourceState};
-use crate::store::{HostNumbers, Store, index};
+use crate::store::{Ended, HostNumbers, Store, index};
 use crate::telemetry::Own;
 use ending::Endings;
 use entry::Entry;
@@ -32,6 +32,8 @@ pub(super) use kernel::start as start_kernel;
 
 /// Between looks at what is due.
 const TURN: Duration = Duration::from_millis(100);
+/// A container runtime that is asked about a sandbox that has just ended may have to be waited for.
+const PATIENCE_FOR_NAMES: Duration = Duration::from_secs(3);
 /// Between counts of what outlived its purpose.
 const ORPHANS_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,8 @@ pub(super) struct Accountant {
     entries: HashMap<SandboxId, Entry>,
     namespaces: NamespaceBook,
     endings: Endings,
+    /// Ended, and not named yet: each until when that is waited for.
+    nameless: Vec<(Instant, Entry, Ended)>,
     /// Something in the ledger is not on the page yet.
     is_dirty: bool,
     seen: Snapshot,
@@ -118,6 +122,7 @@ impl Accountant {
             entries,
             namespaces,
             endings,
+            nameless: Vec::new(),
             is_dirty: false,
             seen,
             orphans_at,
@@ -200,6 +205,9 @@ impl Accountant {
 
     /// Once in a while: what the registry knows, what has ended, what the page shows.
     fn turn(&mut self) {
+        if !self.nameless.is_empty() {
+            self.name_the_ended();
+        }
         let snapshot = self.registry.snapshot();
         if !Arc::ptr_eq(&snapshot, &self.seen) {
             self.compare(&snapshot);
@@ -251,6 +259,7 @@ impl Accountant {
             self.kernel_due = now + self.interval;
         }
         let reader = self.reader.clone();
+        reader.share_among(self.entries.len());
         Some(tokio::task::spawn_blocking(move || Pass {
             kernel: kernel.as_deref().map(kernel::read_all),
             done: jobs.into_iter().map(|job| read(&reader, job)).collect(),
@@ -302,14 +311,35 @@ impl Accountant {
         self.store.put_host(all, SystemTime::now());
     }
 
-    /// The final account.
+    /// The final account; of one whose name is not known yet, when it is or nobody will tell it any more.
     fn close(&mut self, id: &SandboxId, mut entry: Entry) {
-        let name = self.registry.name_of(id);
-        let Some(last) = entry.close(name) else {
+        let Some(last) = entry.close() else {
             debug!(sandbox_id = %id, "nothing to account for");
             self.namespaces.forget(id, entry.inode);
             return;
         };
+        self.nameless.push((Instant::now() + PATIENCE_FOR_NAMES, entry, last));
+        self.name_the_ended();
+    }
+
+    fn name_the_ended(&mut self) {
+        let now = Instant::now();
+        for (until, entry, mut last) in std::mem::take(&mut self.nameless) {
+            if last.sandbox.identity.is_none()
+                && let Some(identity) = self.registry.name_of(&last.sandbox.id)
+            {
+                last.sandbox = Arc::new(Sandbox { identity: Some(identity), ..(*last.sandbox).clone() });
+            }
+            if last.sandbox.identity.is_some() || until <= now {
+                self.settle(&entry, last);
+            } else {
+                self.nameless.push((until, entry, last));
+            }
+        }
+    }
+
+    fn settle(&mut self, entry: &Entry, last: Ended) {
+        let id = &last.sandbox.id;
         let namespace = last.sandbox.identity.as_ref().map(|identity| identity.namespace.clone()).unwrap_or_default();
         self.namespaces.apply(id, entry.inode, &namespace, entry.contribution());
         self.namespaces.forget(id, entry.inode);

@@ -53,6 +53,8 @@ const LONGEST_GAP: Duration = Duration::from_secs(1);
 pub enum CriUpdate {
     /// The runtime's whole list, and the sandboxes of this node that are certainly not on it.
     Names { names: Arc<BTreeMap<SandboxId, Identity>>, without_pod: BTreeSet<SandboxId> },
+    /// The list as it came: what it says of a sandbox may lack details, and be all that is ever heard of it.
+    Listed(Arc<BTreeMap<SandboxId, Identity>>),
     /// The running workload containers of this node's sandboxes.
     Containers(Arc<Containers>),
     /// The guest's kernel killed a process of this container for want of memory.
@@ -229,7 +231,9 @@ async fn news(
 #[derive(Default)]
 struct Following {
     /// As listed.
-    names: BTreeMap<SandboxId, Identity>,
+    names: Arc<BTreeMap<SandboxId, Identity>>,
+    /// Nobody was told of that list yet.
+    is_list_news: bool,
     /// Cgroup and handler, asked for once per sandbox.
     details: HashMap<SandboxId, Details>,
     asking: JoinSet<(SandboxId, Result<parse::Details, CriError>)>,
@@ -313,8 +317,10 @@ impl Following {
         for id in snapshot.keys().filter(|id| names.contains_key(*id)) {
             self.details.entry(id.clone()).or_insert(Details::Wanted(0));
         }
-        self.dirty |= self.names != names;
-        self.names = names;
+        if *self.names != names {
+            (self.dirty, self.is_list_news) = (true, true);
+            self.names = Arc::new(names);
+        }
         let pending = self.unanswered.values().any(|missing| !is_given_up(*missing, now));
         self.ladder.pending(pending);
     }
@@ -344,6 +350,9 @@ impl Following {
         let known = self.told.as_ref().filter(|(_, without)| !self.dirty && *without == without_pod);
         let names = known.map_or_else(|| Arc::new(self.settled_names()), |(names, _)| names.clone());
         let mut updates = Vec::new();
+        if std::mem::take(&mut self.is_list_news) {
+            updates.push(CriUpdate::Listed(self.names.clone()));
+        }
         if self.told.as_ref().is_none_or(|told| *told != (names.clone(), without_pod.clone())) {
             self.told = Some((names.clone(), without_pod.clone()));
             updates.push(CriUpdate::Names { names: names.clone(), without_pod });
@@ -357,7 +366,7 @@ impl Following {
     /// Names that will not change any more: one whose cgroup is still asked for would change its series' labels.
     fn settled_names(&self) -> BTreeMap<SandboxId, Identity> {
         let mut names = BTreeMap::new();
-        for (id, identity) in &self.names {
+        for (id, identity) in self.names.iter() {
             let mut identity = identity.clone();
             match self.details.get(id) {
                 Some(Details::Known(details)) => {

@@ -51,7 +51,14 @@ impl HostBook {
             return;
         }
         let role = own_role(process.role);
-        self.process(role, process.pid.0, process.start_ticks).end(account);
+        let book = self.process(role, process.pid.0, process.start_ticks);
+        let is_told = book.is_ended;
+        book.end(account);
+        let (shown, parent) = (book.shown_io(), account.and_then(|account| account.parent).or(book.parent));
+        let parent = self.processes.iter_mut().find(|book| Some(book.pid) == parent && book.is_running);
+        if let Some(parent) = parent.filter(|_| !is_told) {
+            parent.reap(shown);
+        }
         if let Some(account) = account {
             let others: u64 = self.running(role).filter_map(|book| book.gauges.peak_rss_bytes).sum();
             self.raise_peak(role, Some(others.saturating_add(account.peak_rss_bytes as u64)));
@@ -94,6 +101,11 @@ impl HostBook {
             self.processes.len() - 1
         });
         &mut self.processes[at]
+    }
+
+    /// One was found gone, or is no longer listed, and its end was not told yet.
+    pub(super) fn has_untold_end(&self) -> bool {
+        self.processes.iter().any(|book| !book.is_running && !book.is_ended && book.role != HostRole::Vhost)
     }
 
     /// After a reading: processes that `is_still` denies are the sandbox's no more.

@@ -21,8 +21,6 @@ const MAX_FDS: usize = 65_536;
 /// Arguments beyond this are not looked at.
 const ARGUMENT_BYTES: u64 = 16 * 1024;
 const ROLLUP_BYTES: u64 = 16 * 1024;
-/// Counting a process's pages takes no more than this share of the time: a large VM is counted less often.
-const MEMORY_PAUSE: u32 = 100_000;
 const LONGEST_MEMORY_PAUSE: Duration = Duration::from_secs(3600);
 
 /// What all processes of this host have in common.
@@ -48,6 +46,8 @@ pub(super) struct Plan {
     pub thread_detail: bool,
     /// Its arguments tell the VM's memory.
     pub tells_memory: bool,
+    /// One that it may have waited for is gone, and nobody told yet what it had used: its I/O may be in this one's.
+    pub skips_io: bool,
 }
 
 /// One process's directory, and what it is read with.
@@ -56,6 +56,8 @@ pub(super) struct Reading<'a> {
     pub guarded: &'a Guarded,
     pub directory: BorrowedFd<'a>,
     pub scratch: &'a mut Scratch,
+    /// After counting a process's pages, so many times as long they are not counted.
+    pub memory_pause: u32,
 }
 
 impl Reading<'_> {
@@ -69,13 +71,18 @@ impl Reading<'_> {
             [stat.user_ticks, stat.system_ticks, stat.guest_ticks].map(|ticks| ticks.saturating_mul(tick_ns));
         let (minor_faults, major_faults) = (stat.minor_faults, stat.major_faults);
         let is_dead = stat.is_dead();
+        book.parent = Some(stat.parent);
         book.gauges.rss_bytes = Some(stat.rss_pages.saturating_mul(self.kernel.page_bytes));
         book.gauges.threads = Some(stat.threads);
         if !is_dead && (plan.split || plan.tiers.sometimes) {
             threads::take(self, book, plan);
         }
-        let whole =
-            Whole { cpu: CpuNs::of_kernel(user, system, guest), minor_faults, major_faults, io: self.read_io() };
+        let whole = Whole {
+            cpu: CpuNs::of_kernel(user, system, guest),
+            minor_faults,
+            major_faults,
+            io: if plan.skips_io { None } else { self.read_io() },
+        };
         book.advance(user.saturating_add(system), &whole);
         if is_dead {
             book.stop();
@@ -144,7 +151,7 @@ impl Reading<'_> {
             let read = file.and_then(|file| self.guarded.read(move || Some(read_rollup(File::from(file)))));
             let (pss, private, took) = read.unwrap_or((None, None, LONGEST_MEMORY_PAUSE));
             (book.gauges.pss_bytes, book.gauges.private_bytes) = (pss, private);
-            let pause = took.saturating_mul(MEMORY_PAUSE).min(LONGEST_MEMORY_PAUSE);
+            let pause = took.saturating_mul(self.memory_pause).min(LONGEST_MEMORY_PAUSE);
             book.memory_after = Instant::now().checked_add(pause);
         }
         if plan.tells_memory && !book.arguments_read {

@@ -69,12 +69,18 @@ pub(super) struct ProcessBook {
     pub pid: u32,
     pub start_ticks: u64,
     pub is_running: bool,
+    /// Its end was told.
+    pub is_ended: bool,
     pub gauges: Gauges,
     pub threads: HashMap<u32, Thread>,
     /// No sooner are its pages counted again.
     pub memory_after: Option<Instant>,
     /// Its arguments are read once.
     pub arguments_read: bool,
+    /// Who waits for it when it ends; as read last.
+    pub parent: Option<u32>,
+    /// What the kernel added to its I/O when it waited for processes of the sandbox.
+    reaped: IoCounts,
     whole: Option<Whole>,
     baseline: Baseline,
     shares: [RoleCounters; 3],
@@ -100,10 +106,13 @@ impl ProcessBook {
             pid,
             start_ticks,
             is_running: true,
+            is_ended: false,
             gauges: Gauges::default(),
             threads: HashMap::new(),
             memory_after: None,
             arguments_read: false,
+            parent: None,
+            reaped: IoCounts::default(),
             whole: None,
             baseline,
             shares: [RoleCounters::default(); 3],
@@ -168,8 +177,9 @@ impl ProcessBook {
     /// Takes what the process's own files say, after the threads', so that they never have more than it.
     /// `total_ns` is user and system time as the kernel tells them.
     pub(super) fn advance(&mut self, total_ns: u64, newer: &Whole) {
+        let newer = Whole { io: newer.io.map(|io| io.minus(self.reaped)), ..*newer };
         let whole = self.whole.get_or_insert_default();
-        whole.advance(total_ns, newer);
+        whole.advance(total_ns, &newer);
         let whole = *whole;
         self.baseline.cpu_ns.get_or_insert(whole.cpu.total());
         self.baseline.io = self.baseline.io.or(whole.io);
@@ -187,6 +197,7 @@ impl ProcessBook {
     /// The kernel's own account at the end, which has what no reading saw.
     pub(super) fn end(&mut self, account: Option<&ExitAccount>) {
         self.stop();
+        self.is_ended = true;
         let Some(account) = account else { return };
         let whole = Whole::of_account(account);
         self.advance(whole.cpu.total(), &whole);
@@ -199,6 +210,16 @@ impl ProcessBook {
         let main = &mut self.shares[Share::Main as usize];
         add(&mut main.voluntary_switches, Some(unseen.0), u64::saturating_add);
         add(&mut main.involuntary_switches, Some(unseen.1), u64::saturating_add);
+    }
+
+    /// A process that it waits for has ended: from now on the kernel shows that one's I/O as its own.
+    pub(super) fn reap(&mut self, child: IoCounts) {
+        self.reaped = self.reaped.plus(child);
+    }
+
+    /// What the kernel shows as its I/O.
+    pub(super) fn shown_io(&self) -> IoCounts {
+        self.whole.and_then(|whole| whole.io).unwrap_or_default().plus(self.reaped)
     }
 
     /// It runs no more: its counters stay.

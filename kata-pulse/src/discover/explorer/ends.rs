@@ -125,18 +125,18 @@ impl Held {
 }
 
 /// What the kernel's programs told, in our words.
-pub fn exit_of(status: Option<ebpf::ExitStatus>, account: Option<ebpf::Account>) -> ProcessExit {
+pub fn exit_of(status: Option<ebpf::ExitStatus>, account: Option<ebpf::Account>, parent: Option<u32>) -> ProcessExit {
     ProcessExit {
         status: status.map(|status| match status {
             ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
             ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
         }),
-        account: account.map(|account| account_of(&account)),
+        account: account.map(|account| account_of(&account, parent)),
         account_is_final: account.is_some_and(|account| account.is_final),
     }
 }
 
-fn account_of(account: &ebpf::Account) -> ExitAccount {
+fn account_of(account: &ebpf::Account, parent: Option<u32>) -> ExitAccount {
     let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
     ExitAccount {
         cpu: CpuTimes {
@@ -155,6 +155,7 @@ fn account_of(account: &ebpf::Account) -> ExitAccount {
             written_bytes: io.written_bytes as f64,
         }),
         peak_rss_bytes: account.peak_rss as f64 * rustix::param::page_size() as f64,
+        parent,
     }
 }
 
@@ -185,12 +186,12 @@ mod tests {
         let io = Some(ebpf::AccountIo { read_calls: 1, write_calls: 2, read_bytes: 3, written_bytes: 4 });
         let account =
             ebpf::Account { user_ns: 1_500_000_000, guest_ns: 500_000_000, peak_rss: 2, io, ..Default::default() };
-        let exit = exit_of(Some(ebpf::ExitStatus::Signal(9)), Some(account));
+        let exit = exit_of(Some(ebpf::ExitStatus::Signal(9)), Some(account), Some(7));
         let told = exit.account.unwrap();
         assert_eq!((exit.status, told.cpu.user, told.cpu.guest), (Some(ExitStatus::Signal(9)), 1.5, 0.5));
         assert_eq!(told.cpu.total(), 2.0);
         assert_eq!(told.peak_rss_bytes, 2.0 * rustix::param::page_size() as f64);
         assert_eq!(told.io.unwrap().written_bytes, 4.0);
-        assert_eq!(exit_of(None, None), ProcessExit::default());
+        assert_eq!(exit_of(None, None, None), ProcessExit::default());
     }
 }

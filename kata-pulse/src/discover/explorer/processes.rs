@@ -36,12 +36,17 @@ impl Explorer {
             }
             KernelEvent::Fork { process, may_be_thread: false } => self.look_at_process(Pid(process.pid), hint, None),
             KernelEvent::Exit { process, status, account } => {
-                self.end_process(Pid(process.pid), start_ticks(process), exit_of(*status, *account), hint);
+                self.end_process(
+                    Pid(process.pid),
+                    start_ticks(process),
+                    exit_of(*status, *account, Some(process.parent).filter(|&parent| parent > 0)),
+                    hint,
+                );
             }
             // When it was released is not when it ended.
             KernelEvent::Released { process, status, account } => {
                 let hint = Hint { at_boot: None, ..hint };
-                self.end_process(Pid(process.pid), start_ticks(process), exit_of(*status, *account), hint);
+                self.end_process(Pid(process.pid), start_ticks(process), exit_of(*status, *account, None), hint);
             }
             // A process that is one is found by its exec, or by the scan.
             KernelEvent::Fork { .. } | KernelEvent::DirectoryMade(_) | KernelEvent::DirectoryRemoved(_) => {}
