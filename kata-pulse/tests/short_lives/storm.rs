@@ -108,7 +108,8 @@ async fn two_hundred_short_lives_are_all_accounted_for() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let waited_before = CpuOf::Children.read("self");
     let host = Host::start(INTERVAL_SECONDS, RETENTION.as_secs()).await;
-    if !has_ebpf(&host.page(), "lives between two readings") {
+    let first = host.settle(|page| page.sum("kata_pulse_ebpf_program_attached", &[]).is_some()).await;
+    if !has_ebpf(&first, "lives between two readings") {
         assert!(!must_be_real(), "eBPF is needed");
         return host.end().await;
     }
