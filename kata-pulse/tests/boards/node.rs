@@ -45,19 +45,23 @@ impl Busy {
         SandboxSpec::numbered(1, KINDS[0].parse().unwrap()).id
     }
 
+    /// One that ends in the first turn.
+    pub fn ended() -> String {
+        SandboxSpec::numbered(number(1, 1), KINDS[0].parse().unwrap()).id
+    }
+
     /// Sandboxes begin and end in every way that the simulator has, containers die, shims talk without end. Half of it,
     /// so that the other half, later, makes what was counted before grow.
     pub async fn happen(&self, turn: u64) {
         let node = &self.node;
-        let number = |of_turn: u64| 100 * turn + of_turn;
         let mut ids = Vec::new();
         for (of_turn, kind) in (1..).zip(["go-qemu", "go-qemu", "go-qemu", "go-qemu", "go-clh"]) {
-            let spec = sandbox(number(of_turn), kind);
+            let spec = sandbox(number(turn, of_turn), kind);
             ids.push(spec.id.clone());
             node.create(spec).await.unwrap();
         }
         let [orderly, crashes, loses_its_vmm, never_ends, has_no_stats] = &ids[..] else { unreachable!() };
-        let name = format!("pod-{}\"", number(5));
+        let name = format!("pod-{}\"", number(turn, 5));
         self.agent.until("the sandboxes of this turn", |page| page.contains(&name)).await;
         node.set_fault(never_ends, Some(Fault::HugeBody(HUGE_BYTES))).unwrap();
         node.set_stats_fault(has_no_stats, Some(StatsFault::Error)).unwrap();
@@ -75,6 +79,10 @@ impl Busy {
         self.cri.stop().await;
         std::fs::remove_dir_all(&self.root).unwrap();
     }
+}
+
+fn number(turn: u64, of_turn: u64) -> u64 {
+    100 * turn + of_turn
 }
 
 fn sandbox(number: u64, kind: &str) -> SandboxSpec {
