@@ -45,12 +45,15 @@ pub const ANNOUNCED: &[(&str, &str)] = &[
 /// What a scrape adds; `cluster` and `node` as docs/prometheus.md has them.
 const TARGET: [&str; 4] = ["cluster", "instance", "job", "node"];
 
+/// What Prometheus itself tells of a target.
+const OF_SCRAPES: [&str; 3] = ["scrape_duration_seconds", "scrape_samples_scraped", "up"];
+
 /// The parts of a histogram that are read.
 const PARTS: [&str; 3] = ["_bucket", "_count", "_sum"];
 
 /// `None`: there is no such metric.
 pub fn labels(metric: &str) -> Option<BTreeSet<String>> {
-    if metric == "up" {
+    if OF_SCRAPES.contains(&metric) {
         return Some(set("", &TARGET));
     }
     let of_family = |name: &str| in_tables(name).or_else(|| announced(name));
@@ -66,7 +69,7 @@ pub fn labels(metric: &str) -> Option<BTreeSet<String>> {
 /// Whether a metric is of a family that is still to come.
 pub fn is_to_come(metric: &str) -> bool {
     let family = PARTS.iter().find_map(|part| metric.strip_suffix(part)).unwrap_or(metric);
-    in_tables(metric).is_none() && in_tables(family).is_none() && labels(metric).is_some() && metric != "up"
+    in_tables(metric).is_none() && in_tables(family).is_none() && announced(family).is_some()
 }
 
 /// Whether it is a histogram, and its labels.
