@@ -17,6 +17,8 @@ mod steps;
 mod test;
 mod toolchain;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -50,9 +52,20 @@ enum Command {
     Lab,
 }
 
-fn main() -> anyhow::Result<()> {
+/// An error is one line: a backtrace of these commands says nothing about what they ran.
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     std::env::set_current_dir(steps::root())?;
-    match Cli::parse().command {
+    match command {
         Command::Setup => setup::run(),
         Command::BuildEbpf => build_ebpf::run(),
         Command::LintEbpf => build_ebpf::lint(),
