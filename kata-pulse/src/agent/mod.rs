@@ -172,16 +172,13 @@ fn start_accounting(
         }
     };
     let (sender, news) = mpsc::channel(1024);
-    let accountant = Accountant::new(
-        registry.clone(),
-        store.clone(),
-        own.clone(),
-        suspects,
-        reader,
-        config.host_interval,
-        config.ended_retention,
-    );
-    tasks.spawn("host accounting", accountant.run(news));
+    let (config, own, registry, store) = (config.clone(), own.clone(), registry.clone(), store.clone());
+    tasks.spawn("host accounting", async move {
+        // Meanwhile news wait: discovery and the first page do not.
+        let kernel = host::start_kernel(&config, &own).await;
+        let (interval, retention) = (config.host_interval, config.ended_retention);
+        Accountant::new(registry, store, own, suspects, reader, kernel, interval, retention).run(news).await;
+    });
     Some(sender)
 }
 

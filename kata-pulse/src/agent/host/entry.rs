@@ -1,14 +1,17 @@
 //! What is remembered of one sandbox until its final account.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Job;
+use super::kernel::{Watched, own_role};
 use crate::account::{Contribution, CostBook, Death, EndEvidence, Stage, Startup, TrafficBook, Workload, judge};
 use crate::collect::host::{HostBook, HostReading, Tiers};
+use crate::collect::kernel::Slot;
 use crate::discover::{boot_now, to_boot};
-use crate::model::{EndPage, HostStats};
+use crate::model::{EndPage, HostStats, KernelReading};
 use crate::sandbox::{
     DiscoveryEvent, ExitStatus, Identity, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
     SandboxState, Source, SourceState,
@@ -45,10 +48,11 @@ pub(super) struct Entry {
     contribution: Contribution,
     startup: Startup,
     last: HostStats,
+    watched: Option<Watched>,
 }
 
 impl Entry {
-    pub fn new(inode: u64, existed: bool, book: HostBook) -> Self {
+    pub fn new(inode: u64, existed: bool, book: HostBook, watched: Option<Watched>) -> Self {
         let now = Instant::now();
         Self {
             inode,
@@ -72,6 +76,7 @@ impl Entry {
             contribution: Contribution { started: if existed { 0.0 } else { 1.0 }, ..Contribution::default() },
             startup: Startup::default(),
             last: HostStats::default(),
+            watched,
         }
     }
 
@@ -106,6 +111,9 @@ impl Entry {
     pub fn process_started(&mut self, found: &ProcessFound, event: &DiscoveryEvent) {
         self.had_process = true;
         self.due = Instant::now();
+        if let Some(watched) = &self.watched {
+            watched.process_started(&found.process);
+        }
         // The kernel's own time of the exec, else of the fork.
         let at = event.at_boot.map_or_else(|| ticks_to_seconds(found.process.start_ticks), |at| at.as_secs_f64());
         self.began = Some(self.began.map_or(at, |began| began.min(at)));
@@ -127,6 +135,9 @@ impl Entry {
         if self.evidence.deaths.is_empty() {
             self.evidence.told_to_stop = self.is_told_to_stop();
             self.evidence.guest_hung = self.sandbox.as_deref().is_some_and(is_hung);
+        }
+        if let Some(watched) = &mut self.watched {
+            watched.process_ended(process);
         }
         let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
         self.evidence.deaths.push(Death { role: process.role, status: exit.status, at, by_oom: false });
@@ -158,12 +169,22 @@ impl Entry {
     }
 
     pub fn give_back(&mut self, mut book: HostBook, socket_at: Option<f64>) {
+        if let Some(watched) = &mut self.watched {
+            watched.vcpus(&book.vcpu_threads());
+        }
         for (process, exit) in self.waiting.drain(..) {
             book.ended(&process, exit.account.as_ref());
         }
         self.book = Some(book);
         if let Some(at) = socket_at {
             self.startup.reach(Stage::Socket, at);
+        }
+    }
+
+    /// What the kernel counted.
+    pub fn take_kernel(&mut self, all: &mut BTreeMap<Slot, KernelReading>) {
+        if let Some(reading) = self.watched.as_ref().and_then(|watched| all.remove(&watched.slot())) {
+            self.last.kernel = reading;
         }
     }
 
@@ -251,7 +272,11 @@ impl Entry {
         let cost = self.cost.close(now, self.began.filter(|_| !self.existed), peak);
         let traffic = [self.contribution.received_bytes, self.contribution.transmitted_bytes];
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
-        let kernel = self.last.kernel.clone();
+        let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
+        for (role, _) in &kernel.oom_kills {
+            let victims = self.evidence.deaths.iter_mut().filter(|death| own_role(death.role) == *role);
+            victims.for_each(|death| death.by_oom = true);
+        }
         let verdict = judge(&self.evidence);
         let (signal, exit_code) = match verdict.status {
             Some(ExitStatus::Signal(signal)) => (signal.to_string(), String::new()),

@@ -5,8 +5,9 @@
 
 mod ending;
 mod entry;
+mod kernel;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,13 +18,17 @@ use tracing::{debug, warn};
 use super::suspects::Suspects;
 use crate::account::{NamespaceBook, count_orphans};
 use crate::collect::host::{HostBook, HostReader, HostReading, Target, Tiers};
+use crate::collect::kernel::{KernelView, Slot};
 use crate::discover::{boot_now, to_boot};
+use crate::model::KernelReading;
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, Sandbox, SandboxId, Snapshot, Source, SourceState};
 use crate::store::{Store, index};
 use crate::telemetry::Own;
 use ending::Endings;
 use entry::Entry;
+use kernel::Watched;
+pub(super) use kernel::start as start_kernel;
 
 /// Between looks at what is due.
 const TURN: Duration = Duration::from_millis(100);
@@ -46,6 +51,10 @@ pub(super) struct Accountant {
     own: Own,
     suspects: Suspects,
     reader: Arc<HostReader>,
+    /// What counts in the kernel, if anything does.
+    kernel: Option<Arc<KernelView>>,
+    kernel_due: Instant,
+    kernel_lost: u64,
     interval: Duration,
     entries: HashMap<SandboxId, Entry>,
     namespaces: NamespaceBook,
@@ -66,6 +75,12 @@ struct Job {
 }
 
 /// What a pass brings back.
+struct Pass {
+    done: Vec<Done>,
+    /// When the kernel was asked.
+    kernel: Option<BTreeMap<Slot, KernelReading>>,
+}
+
 struct Done {
     sandbox: Arc<Sandbox>,
     book: HostBook,
@@ -83,18 +98,22 @@ impl Accountant {
         own: Own,
         suspects: Suspects,
         reader: HostReader,
+        kernel: Option<Arc<KernelView>>,
         interval: Duration,
         retention: Duration,
     ) -> Self {
         let (endings, reader) = (Endings::new(retention), Arc::new(reader));
         let (entries, namespaces, seen) = (HashMap::new(), NamespaceBook::default(), Snapshot::default());
-        let orphans_at = Instant::now();
+        let (orphans_at, kernel_due) = (Instant::now(), Instant::now());
         Self {
             registry,
             store,
             own,
             suspects,
             reader,
+            kernel,
+            kernel_due,
+            kernel_lost: 0,
             interval,
             entries,
             namespaces,
@@ -109,7 +128,7 @@ impl Accountant {
     pub async fn run(mut self, mut news: mpsc::Receiver<News>) {
         let mut turns = tokio::time::interval(TURN);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut pass: Option<JoinHandle<Vec<Done>>> = None;
+        let mut pass: Option<JoinHandle<Pass>> = None;
         loop {
             tokio::select! {
                 one = news.recv() => match one {
@@ -135,7 +154,7 @@ impl Accountant {
             let id = match &event.change {
                 Change::Appeared(appeared) => {
                     let existed = news.is_first_scan || self.is_older(appeared.created_unix_ms);
-                    let entry = Entry::new(appeared.inode, existed, self.reader.book());
+                    let entry = self.entry(appeared.inode, existed);
                     // Another life of the id: the one before it has ended.
                     if let Some(old) = self.entries.insert(appeared.id.clone(), entry) {
                         self.close(&appeared.id, old);
@@ -159,6 +178,10 @@ impl Accountant {
                 Change::Appeared(_) | Change::Files(..) => {}
             }
         }
+    }
+
+    fn entry(&self, inode: u64, existed: bool) -> Entry {
+        Entry::new(inode, existed, self.reader.book(), self.kernel.as_ref().map(Watched::new))
     }
 
     /// Made before this agent began.
@@ -202,29 +225,40 @@ impl Accountant {
         }
         // Listed again: what looked like the end was none.
         for (id, sandbox) in snapshot.iter().filter(|(id, _)| !self.entries.contains_key(*id)).collect::<Vec<_>>() {
-            let mut entry = Entry::new(sandbox.directory_inode, true, self.reader.book());
+            let mut entry = self.entry(sandbox.directory_inode, true);
             entry.know(sandbox);
             self.entries.insert(id.clone(), entry);
         }
     }
 
-    fn begin_pass(&mut self) -> Option<JoinHandle<Vec<Done>>> {
+    fn begin_pass(&mut self) -> Option<JoinHandle<Pass>> {
         let now = Instant::now();
         let jobs: Vec<Job> =
             self.entries.iter_mut().filter_map(|(id, entry)| entry.lend(id, now, self.interval)).collect();
-        if jobs.is_empty() {
+        let kernel = self.kernel.clone().filter(|_| self.kernel_due <= now);
+        if jobs.is_empty() && kernel.is_none() {
             return None;
         }
+        if kernel.is_some() {
+            self.kernel_due = now + self.interval;
+        }
         let reader = self.reader.clone();
-        Some(tokio::task::spawn_blocking(move || jobs.into_iter().map(|job| read(&reader, job)).collect()))
+        Some(tokio::task::spawn_blocking(move || Pass {
+            kernel: kernel.as_deref().map(kernel::read_all),
+            done: jobs.into_iter().map(|job| read(&reader, job)).collect(),
+        }))
     }
 
-    fn take(&mut self, done: Option<Vec<Done>>) {
-        let Some(done) = done else {
+    fn take(&mut self, pass: Option<Pass>) {
+        let Some(Pass { done, kernel }) = pass else {
             warn!("a reading of the host's numbers failed; the sandboxes in it are read anew from now on");
             self.entries.values_mut().for_each(|entry| entry.replace_lost(self.reader.book()));
             return;
         };
+        if let (Some(mut counted), Some(view)) = (kernel, &self.kernel) {
+            kernel::show(view, &self.own, &mut self.kernel_lost);
+            self.entries.values_mut().for_each(|entry| entry.take_kernel(&mut counted));
+        }
         let mut all = Vec::with_capacity(done.len());
         for Done { sandbox, book, reading, at, socket_at } in done {
             let Some(entry) = self.entries.get_mut(&sandbox.id).filter(|entry| entry.inode == sandbox.directory_inode)
@@ -290,8 +324,15 @@ impl Accountant {
     }
 }
 
+impl Drop for Accountant {
+    fn drop(&mut self) {
+        self.entries.clear();
+        self.kernel.take().into_iter().for_each(kernel::detach_aside);
+    }
+}
+
 /// Never, while no pass is under way. `None`: it panicked.
-async fn finished(pass: &mut Option<JoinHandle<Vec<Done>>>) -> Option<Vec<Done>> {
+async fn finished(pass: &mut Option<JoinHandle<Pass>>) -> Option<Pass> {
     match pass {
         Some(pass) => pass.await.ok(),
         None => std::future::pending().await,

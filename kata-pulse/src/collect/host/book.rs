@@ -4,7 +4,7 @@ use super::counters::{IoCounts, RoleCounters, add, seconds};
 use super::network::NetworkBook;
 use super::process_book::{ProcessBook, Share};
 use super::types::{CgroupReading, Counted, HostReading, MemoryNow, RoleReading, ThreadReading};
-use crate::sandbox::{ExitAccount, HostRole, Process, ProcessRole};
+use crate::sandbox::{ExitAccount, HostRole, Pid, Process, ProcessRole};
 
 /// Processes that ended and are still known one by one; of earlier ones only the sum is.
 const MAX_ENDED: usize = 64;
@@ -73,6 +73,17 @@ impl HostBook {
             cgroups: self.cgroups.clone(),
             network: self.network.reading(),
         }
+    }
+
+    /// Threads that run the guest, by process.
+    pub fn vcpu_threads(&self) -> Vec<(Pid, u32)> {
+        let running = self.processes.iter().filter(|book| book.is_running);
+        let vcpus = running.flat_map(|book| {
+            let of = Pid(book.pid);
+            let vcpus = book.threads.iter().filter(|(_, thread)| thread.share == Share::Vcpu);
+            vcpus.map(move |(tid, _)| (of, *tid))
+        });
+        vcpus.collect()
     }
 
     /// The process's own page, a new one if need be.

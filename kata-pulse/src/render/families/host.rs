@@ -3,7 +3,7 @@
 use super::{Family, Scope, Sink, Type, Write};
 use crate::model::MetricKind::{Ebpf, Host};
 use crate::model::{HostStats, RoleReading};
-use crate::sandbox::CpuTimes;
+use crate::sandbox::{CpuTimes, HostRole};
 
 /// A family that the host's files tell.
 pub(super) const fn host(
@@ -78,7 +78,9 @@ pub(super) const CPU: Family = host(
     "/proc/<pid>/stat, /proc/<pid>/task/*/stat; at the end the kernel's own account",
     |host, sink| {
         for role in &host.reading.roles {
-            for (mode, value) in role.cpu.map(by_mode).into_iter().flatten() {
+            let runs_guests = matches!(role.role, HostRole::Vcpu | HostRole::Vmm);
+            let modes = role.cpu.map(by_mode).into_iter().flatten();
+            for (mode, value) in modes.filter(|(mode, _)| runs_guests || *mode != "guest") {
                 sink.put(&[("mode", mode), ("role", role.role.as_str())], Some(value));
             }
         }
