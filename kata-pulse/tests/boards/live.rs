@@ -19,6 +19,7 @@ const NOT_YET: &[&str] = &["kata_pulse_orphans"];
 const NEVER_HERE: &[(&str, &str)] = &[
     ("kata_pulse_ebpf_program_events_total", "the kernel counts runs only while BPF statistics are on"),
     ("kata_pulse_ebpf_program_run_seconds_total", "the kernel counts run time only while BPF statistics are on"),
+    ("kata_sandbox_cgroup_", "simulated processes sit in the cgroup of the test, which is no sandbox's own"),
     ("kata_sandbox_host_network_", "simulated VMMs live in the network of the host, which is not a pod's"),
     ("kata_sandbox_kvm_userspace_exits_total", "simulated VMMs do not run KVM"),
     ("kata_sandbox_oom_kills_total", "no memory cgroup of the simulator's is short of memory"),
