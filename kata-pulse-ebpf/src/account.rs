@@ -2,9 +2,9 @@
 //!
 //! The kernel adds what a thread used to the process's `signal_struct` when it releases the thread. At the end of the
 //! last thread some are not released yet, their leader never is: they are walked, and the kernel's own sequence counter
-//! shows whether the sum is of one moment. It lacks what the last thread did since the last clock
-//! tick and will do to go. When the process itself is released, after somebody waited for it, everything is in one
-//! place and complete.
+//! shows whether the sum is of one moment. It lacks what the last thread used since the last clock tick, and what it is
+//! still to use. When the process itself is released, after somebody waited for it, everything is in one place and
+//! complete.
 
 use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 use kata_pulse_common::{COUNT_FAULTS, FLAG_ACCOUNT, FLAG_ACCOUNT_CUT, FLAG_ACCOUNT_IO, RawAccount};
@@ -21,9 +21,9 @@ use crate::{
     task::field,
 };
 
-/// Threads that are walked. A walk is not begun anew when it was disturbed: the verifier follows every way through
-/// such a loop, and takes minutes.
-const MAX_THREADS: u32 = 256;
+/// Threads that are walked: those that end at this very moment, and the leader. Each costs the verifier 700
+/// instructions; a walk that could begin anew would cost it minutes, since it follows every way through.
+const MAX_THREADS: u32 = 32;
 
 /// Whether this kernel's type information has all that an account takes. The agent says so: no single offset below
 /// has to be checked again.

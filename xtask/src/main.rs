@@ -6,6 +6,7 @@ mod build_ebpf;
 mod counts;
 mod demo;
 mod docs;
+mod guest_kernel;
 mod http;
 mod lab;
 mod licences;

@@ -1,11 +1,12 @@
 //! Installs what is missing on this machine, from Debian's packages and crates.io; where it may not install, names
-//! the exact command. Running it again costs a second.
+//! the exact command, and fetches the kernel of the tests' machines. Running it again costs a second.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use crate::guest_kernel;
 use crate::steps::{self, cargo};
 use crate::toolchain;
 
@@ -27,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/share/doc/busybox-static"),
     ("cpio", "/usr/bin/cpio"),
+    ("iproute2", "/usr/sbin/tc"),
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
 ];
@@ -38,6 +40,7 @@ pub fn run() -> anyhow::Result<()> {
     install_packages()?;
     install_components()?;
     install_bpf_linker()?;
+    guest_kernel::fetch()?;
     println!("setup: everything is there");
     Ok(())
 }

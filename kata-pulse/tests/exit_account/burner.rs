@@ -83,8 +83,8 @@ impl Burner {
             std::thread::spawn(move || {
                 while thread_cpu() < burn {}
                 told.send(()).unwrap();
-                while matches!(ending, Ending::ExitGroup | Ending::Killed) {
-                    std::hint::spin_loop();
+                if matches!(ending, Ending::ExitGroup | Ending::Killed) {
+                    spin_for_ever();
                 }
             });
         }
@@ -128,6 +128,12 @@ pub fn install(folder: &Path) -> PathBuf {
 /// A folder beside the test's program, on the same disk.
 pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+}
+
+fn spin_for_ever() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
 }
 
 fn thread_cpu() -> Duration {

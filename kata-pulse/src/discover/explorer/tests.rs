@@ -130,6 +130,7 @@ async fn a_child_waits_for_the_look_at_its_parent() {
 #[tokio::test]
 async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
     let mut lab = Lab::new(Sight::default());
+    make_directory(&mut lab);
     process(&lab.host, 10, 1, 50, VMM, HOST);
     lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
     let status = Some(crate::discover::ebpf::ExitStatus::Code(3));
@@ -144,6 +145,7 @@ async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
 #[tokio::test]
 async fn a_pid_that_another_process_has_now_ends_the_old_one() {
     let mut lab = Lab::new(Sight::default());
+    make_directory(&mut lab);
     process(&lab.host, 10, 1, 50, VMM, HOST);
     lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
     lab.look().await;
