@@ -12,6 +12,8 @@ use crate::support::{Agent, root};
 /// Each has processes, an agent in its guest, three containers and work to do.
 const KINDS: [&str; 4] = ["go-qemu", "rs-qemu", "rs-dragonball", "go-clh"];
 
+const WORKING: [u64; 2] = [1, 4];
+
 /// More than the agent reads of a page.
 const HUGE_BYTES: u64 = 20 << 20;
 
@@ -40,9 +42,9 @@ impl Busy {
         Self { root, node, cri, agent }
     }
 
-    /// The sandbox that has something to show in every panel.
-    pub fn shown() -> String {
-        SandboxSpec::numbered(1, KINDS[0].parse().unwrap()).id
+    /// The sandboxes whose VMs work: the first of [`KINDS`], whose memory is told, and the last, whose vCPUs are.
+    pub fn working() -> [String; 2] {
+        WORKING.map(|number| SandboxSpec::numbered(number, KINDS[0].parse().unwrap()).id)
     }
 
     /// One that ends in the first turn.
@@ -65,7 +67,7 @@ impl Busy {
         self.agent.until("the sandboxes of this turn", |page| page.contains(&name)).await;
         node.set_fault(never_ends, Some(Fault::HugeBody(HUGE_BYTES))).unwrap();
         node.set_stats_fault(has_no_stats, Some(StatsFault::Error)).unwrap();
-        node.oom_container(&Self::shown(), &format!("sidecar-{turn}")).unwrap();
+        node.oom_container(&Self::working()[0], &format!("sidecar-{turn}")).unwrap();
         node.remove(orderly).await.unwrap();
         let vmm = node.pids(loses_its_vmm).unwrap()["vmm"];
         let vmm = rustix::process::Pid::from_raw(i32::try_from(vmm).unwrap()).unwrap();
@@ -102,12 +104,12 @@ fn sandbox(number: u64, kind: &str) -> SandboxSpec {
             writes_per_second: 2.0,
         }];
     }
-    let burn = (number == 1).then(|| Burn {
+    let burn = WORKING.contains(&number).then(|| Burn {
         vcpu_user: 0.2,
         threads: 2,
         vmm_io_bytes_per_second: 1 << 20,
         resident_bytes: 16 << 20,
-        file: PathBuf::new(),
+        ..Burn::default()
     });
     spec.processes = Some(Processes { burn, ..Processes::of(simulator()) });
     spec
