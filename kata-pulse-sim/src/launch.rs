@@ -138,7 +138,7 @@ impl<'a> Launcher<'a> {
         let (name, uuid) = (factory.unwrap_or(id), factory.unwrap_or("7d7ef7ee-0001-4000-8000-000000000001"));
         format!(
             "-name sandbox-{name} -uuid {uuid} -pidfile {vm}/pid -qmp unix:fd=3,server=on,wait=off \
-             -chardev socket,id=char0,path={vm}/vhost-fs.sock -no-user-config -nodefaults"
+             -chardev socket,id=char0,path={vm}/vhost-fs.sock -m 2048M,slots=10,maxmem=16384M -no-user-config -nodefaults"
         )
     }
 
