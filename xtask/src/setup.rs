@@ -1,5 +1,5 @@
-//! Installs what is missing on this machine, from Debian's packages and crates.io; where it may not install, names
-//! the exact command. Running it again costs a second.
+//! Installs what is missing on this machine, from Debian's packages, crates.io, npm and PyPI; where it may not install,
+//! names the exact command. Running it again costs a second.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 use crate::steps::{self, cargo};
-use crate::toolchain;
+use crate::{chart_tools, toolchain};
 
 /// A Debian package and a file that shows that it is there. g++ compiles libFuzzer; gcc was there before this could be
 /// compiled, its line is for machines that have another `cc`.
@@ -29,6 +29,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "/usr/bin/cpio"),
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
+    ("nodejs", "/usr/bin/node"),
+    ("npm", "/usr/bin/npm"),
+    ("python3-venv", "/usr/share/doc/python3-venv"),
 ];
 
 /// Its LLVM must be that of the compiler of the programs: both 22.
@@ -38,6 +41,7 @@ pub fn run() -> anyhow::Result<()> {
     install_packages()?;
     install_components()?;
     install_bpf_linker()?;
+    chart_tools::install()?;
     println!("setup: everything is there");
     Ok(())
 }
