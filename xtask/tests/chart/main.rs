@@ -1,6 +1,7 @@
 //! The chart helm/kata-pulse against Helm itself, and what it renders against the schemas of Kubernetes and of
 //! Prometheus' operator, the agent's own command line and docs/prometheus.md. `cargo xtask setup` installs the tools.
 
+mod confined;
 mod documented;
 mod files;
 mod flags;
