@@ -3,8 +3,8 @@
 use core::ptr;
 
 use crate::{
-    ARGV_BYTES, DirectoryEvent, ExecEvent, FILE_BYTES, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MKDIR, KIND_RMDIR,
-    NAME_BYTES, ProcessEvent,
+    ARGV_BYTES, DirectoryEvent, ExecEvent, ExitEvent, FILE_BYTES, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MKDIR,
+    KIND_RELEASED, KIND_RMDIR, NAME_BYTES, ProcessEvent,
 };
 
 /// One record of the ring buffer.
@@ -13,7 +13,8 @@ use crate::{
 pub enum Record {
     Exec(ExecEvent),
     Fork(ProcessEvent),
-    Exit(ProcessEvent),
+    Exit(ExitEvent),
+    Released(ExitEvent),
     Made(DirectoryEvent),
     Removed(DirectoryEvent),
 }
@@ -33,6 +34,9 @@ unsafe impl Plain for ExecEvent {}
 // SAFETY: as above.
 #[expect(unsafe_code, reason = "see above")]
 unsafe impl Plain for DirectoryEvent {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "see above")]
+unsafe impl Plain for ExitEvent {}
 
 #[expect(unsafe_code, reason = "ring buffer records arrive as bytes")]
 fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -56,6 +60,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record> {
         }
         KIND_FORK => read(bytes).map(Record::Fork),
         KIND_EXIT => read(bytes).map(Record::Exit),
+        KIND_RELEASED => read(bytes).map(Record::Released),
         KIND_MKDIR => directory(bytes).map(Record::Made),
         KIND_RMDIR => directory(bytes).map(Record::Removed),
         _ => None,
@@ -83,7 +88,8 @@ mod tests {
         for (kind, size) in [
             (KIND_EXEC, size_of::<ExecEvent>()),
             (KIND_FORK, size_of::<ProcessEvent>()),
-            (KIND_EXIT, size_of::<ProcessEvent>()),
+            (KIND_EXIT, size_of::<ExitEvent>()),
+            (KIND_RELEASED, size_of::<ExitEvent>()),
             (KIND_MKDIR, size_of::<DirectoryEvent>()),
             (KIND_RMDIR, size_of::<DirectoryEvent>()),
         ] {
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_and_scraps_are_nothing() {
-        for kind in [0, 6, u32::MAX] {
+        for kind in [0, 7, u32::MAX] {
             assert_eq!(decode(&record(kind, 1024)), None);
         }
         for len in 0..4 {
@@ -119,13 +125,15 @@ mod tests {
 
     #[test]
     fn fields_come_back_from_any_alignment() {
-        let mut bytes = vec![0u8; size_of::<ProcessEvent>() + 1];
+        let mut bytes = vec![0u8; size_of::<ExitEvent>() + 1];
         bytes[1..5].copy_from_slice(&KIND_EXIT.to_ne_bytes());
         bytes[9..17].copy_from_slice(&7u64.to_ne_bytes());
         bytes[25..29].copy_from_slice(&42u32.to_ne_bytes());
+        let peak = 1 + size_of::<ProcessEvent>() + 10 * 8;
+        bytes[peak..peak + 8].copy_from_slice(&99u64.to_ne_bytes());
         let Some(Record::Exit(exit)) = decode(&bytes[1..]) else {
             panic!("not an exit record");
         };
-        assert_eq!((exit.boot_ns, exit.pid), (7, 42));
+        assert_eq!((exit.process.boot_ns, exit.process.pid, exit.account.peak_rss), (7, 42, 99));
     }
 }

@@ -4,6 +4,7 @@
 //! them back with [`decode()`], the one function here that is not a constant.
 #![cfg_attr(not(test), no_std)]
 
+pub mod account;
 mod decode;
 
 pub use decode::{Record, decode};
@@ -27,6 +28,8 @@ pub const KIND_FORK: u32 = 2;
 pub const KIND_EXIT: u32 = 3;
 pub const KIND_MKDIR: u32 = 4;
 pub const KIND_RMDIR: u32 = 5;
+/// An ended process that somebody waited for, so that nothing of it runs any more.
+pub const KIND_RELEASED: u32 = 6;
 
 /// Provenance was checked and is the host's: its mount namespace, or descent from a tracked process.
 pub const FLAG_HOST: u32 = 1;
@@ -38,6 +41,12 @@ pub const FLAG_MAYBE_THREAD: u32 = 1 << 2;
 pub const FLAG_BY_PATH: u32 = 1 << 3;
 /// The provenance could not be determined on this kernel.
 pub const FLAG_UNKNOWN_ORIGIN: u32 = 1 << 4;
+/// The account was read, but for what has a flag of its own.
+pub const FLAG_ACCOUNT: u32 = 1 << 5;
+/// The account's numbers of I/O were read.
+pub const FLAG_ACCOUNT_IO: u32 = 1 << 6;
+/// Not all threads are in the account: there were too many, or some were released while it was read.
+pub const FLAG_ACCOUNT_CUT: u32 = 1 << 7;
 
 /// What the name of an executed program announces; the value in the map of names. 0: none of ours,
 /// reported because the process was tracked until then.
@@ -92,6 +101,42 @@ pub struct ExecEvent {
     pub argv: [u8; ARGV_BYTES],
 }
 const _: () = assert!(size_of::<ExecEvent>() == size_of::<ProcessEvent>() + 2 * 4 + FILE_BYTES + ARGV_BYTES);
+
+/// What all threads of a process used, as the kernel counts it. Which numbers were read, the flags say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RawAccount {
+    /// By the clock tick, guest time included.
+    pub user_ns: u64,
+    pub system_ns: u64,
+    pub guest_ns: u64,
+    /// On a CPU, exact.
+    pub run_ns: u64,
+    /// What readers of `/proc` were last told, 0 if nobody asked: it never goes down.
+    pub told_user_ns: u64,
+    pub told_system_ns: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+    /// In pages.
+    pub peak_rss: u64,
+    pub read_calls: u64,
+    pub write_calls: u64,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+}
+const _: () = assert!(size_of::<RawAccount>() == 15 * 8);
+
+/// A [`ProcessEvent`] of kind exit or released, with what the process used. Of kind released, only the process's id,
+/// start and exit code are told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitEvent {
+    pub process: ProcessEvent,
+    pub account: RawAccount,
+}
+const _: () = assert!(size_of::<ExitEvent>() == size_of::<ProcessEvent>() + size_of::<RawAccount>());
 
 /// A directory directly below a watched base was made or removed.
 #[repr(C)]

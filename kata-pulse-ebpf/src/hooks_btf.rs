@@ -15,7 +15,7 @@ use crate::{
         MKDIR_ARGS, MKDIR_DIR_ARG, MKDIR_RETURNS_DENTRY, O_BPRM_FILENAME, O_TASK_PID, O_TASK_TGID, RMDIR_ARGS,
         RMDIR_DIR_ARG, known,
     },
-    process,
+    process, release,
     task::{self, field},
 };
 
@@ -51,6 +51,13 @@ pub fn exit_btf(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint]
 pub fn exit_btf_live(ctx: BtfTracePointContext) -> i32 {
     let _ = process::exit(&ctx, |task| task::live_threads(task) == Some(0));
+    0
+}
+
+/// sched_process_free(task): after the wait for it, once nobody can look at the task any more.
+#[btf_tracepoint]
+pub fn free_btf(ctx: BtfTracePointContext) -> i32 {
+    let _ = release::released(ctx.arg(0));
     0
 }
 

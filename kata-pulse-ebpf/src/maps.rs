@@ -22,6 +22,9 @@ pub static NAMES: LpmTrie<[u8; COMM_BYTES], u32> = LpmTrie::with_max_entries(64,
 /// Processes whose forks, execs and exit are reported → start time.
 #[map]
 pub static TRACKED: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 1);
+/// Processes that ended and that nobody waited for yet → start time. One that nobody ever waits for gives way.
+#[map]
+pub static ENDED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 /// Watched base directories → index.
 #[map]
 pub static BASES: HashMap<BaseKey, u32> = HashMap::with_max_entries(64, 0);
@@ -65,6 +68,12 @@ offsets! {
     O_SYSCALL_RET
     MKDIR_DIR_ARG MKDIR_ARGS RMDIR_DIR_ARG RMDIR_ARGS
     MKDIR_RETURNS_DENTRY
+    HAS_ACCOUNT HAS_ACCOUNT_IO
+    O_TASK_UTIME O_TASK_STIME O_TASK_GTIME O_TASK_RUNTIME O_TASK_MIN_FLT O_TASK_MAJ_FLT O_TASK_NVCSW O_TASK_NIVCSW
+    O_TASK_SYSCR O_TASK_SYSCW O_TASK_READ O_TASK_WRITE O_TASK_THREAD_NODE
+    O_SIGNAL_UTIME O_SIGNAL_STIME O_SIGNAL_GTIME O_SIGNAL_RUNTIME O_SIGNAL_MIN_FLT O_SIGNAL_MAJ_FLT O_SIGNAL_NVCSW
+    O_SIGNAL_NIVCSW O_SIGNAL_SYSCR O_SIGNAL_SYSCW O_SIGNAL_READ O_SIGNAL_WRITE
+    O_SIGNAL_MAXRSS O_SIGNAL_TOLD_UTIME O_SIGNAL_TOLD_STIME O_SIGNAL_THREADS O_SIGNAL_STATS_SEQ
 }
 
 /// The host's pid namespace, used where the mount namespace cannot be read. 0: unknown.

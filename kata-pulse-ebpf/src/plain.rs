@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod account;
 mod directory;
 mod hooks_plain;
 mod maps;

@@ -1,6 +1,6 @@
 //! exec, fork and exit: what is the same whichever kind of hook calls.
 //!
-//! Cost for a process that is none of ours: one map lookup at fork and exit, two at exec.
+//! Cost for a process that is none of ours: one map lookup at fork, exit and release, two at exec.
 
 use aya_ebpf::{
     EbpfContext,
@@ -13,12 +13,13 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use kata_pulse_common::{
     COMM_BYTES, COUNT_EMITTED, COUNT_FAULTS, COUNT_FOREIGN_EMITTED, COUNT_FOREIGN_LOST, COUNT_LOST, COUNT_MAP_FULL,
-    ExecEvent, FILE_BYTES, FLAG_EXIT_CODE, FLAG_HOST, FLAG_MAYBE_THREAD, KIND_EXEC, KIND_EXIT, KIND_FORK,
-    PROGRAM_OTHER, ProcessEvent,
+    ExecEvent, ExitEvent, FILE_BYTES, FLAG_EXIT_CODE, FLAG_HOST, FLAG_MAYBE_THREAD, KIND_EXEC, KIND_EXIT, KIND_FORK,
+    PROGRAM_OTHER, ProcessEvent, RawAccount,
 };
 
 use crate::{
-    maps::{EVENTS, FOREIGN, NAMES, O_FORK_CHILD, TRACKED, count, known},
+    account,
+    maps::{ENDED, EVENTS, FOREIGN, NAMES, O_FORK_CHILD, TRACKED, count, known},
     task,
 };
 
@@ -162,12 +163,13 @@ pub fn exit<C: EbpfContext>(ctx: &C, group_dead: impl FnOnce(u64) -> bool) -> Op
     // Two threads that end at once may both look like the last; only one of them removes the entry.
     TRACKED.remove(tgid).ok()?;
     let code = task::exit_code(task);
+    let start = task::start(task);
     debug!(ctx, "exit: {} code {}", tgid, code.unwrap_or(0));
-    send(ProcessEvent {
+    let event = ProcessEvent {
         kind: KIND_EXIT,
         flags: if code.is_some() { FLAG_HOST | FLAG_EXIT_CODE } else { FLAG_HOST },
         boot_ns: now(),
-        start_boot_ns: task::start(task),
+        start_boot_ns: start,
         pid: tgid,
         parent: task::parent(task),
         uid: bpf_get_current_uid_gid() as u32,
@@ -175,7 +177,31 @@ pub fn exit<C: EbpfContext>(ctx: &C, group_dead: impl FnOnce(u64) -> bool) -> Op
         mount_ns: task::mount_namespace(task),
         program: PROGRAM_OTHER,
         comm: bpf_get_current_comm().ok()?,
-    })
+    };
+    if account::is_known() {
+        // Before the record: whoever waits for the process may be faster than the reader of this.
+        let _ = ENDED.insert(tgid, start, 0);
+    }
+    send_exit(event, |to| account::at_exit(task, to))
+}
+
+/// `fill` writes the whole account and returns flags.
+#[inline(always)]
+pub fn send_exit(event: ProcessEvent, fill: impl FnOnce(*mut RawAccount) -> u32) -> Option<()> {
+    let Some(mut entry) = EVENTS.reserve::<ExitEvent>(0) else {
+        count(COUNT_LOST);
+        return None;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the entry is as large as the record, and every field of it is written before submit.
+    unsafe {
+        (&raw mut (*record).process).write(event);
+        let flags = fill(&raw mut (*record).account);
+        (&raw mut (*record).process.flags).write(event.flags | flags);
+        entry.submit(0);
+    }
+    count(COUNT_EMITTED);
+    Some(())
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod kernel;
 pub mod sandbox;
 pub mod tasks;
 pub mod telemetry;
@@ -16,6 +17,7 @@ pub mod registry;
 pub mod collect;
 pub mod model;
 
+pub mod account;
 pub mod convert;
 pub mod render;
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::convert::{ContainerHistory, ConvertDropped, Converted, GuestHistory};
-use crate::model::{GuestStats, RawFamily, Stats};
-use crate::sandbox::{ContainerId, SandboxId, Snapshot, Source, SourceState};
+use crate::model::{EndPage, GuestStats, HostStats, NamespaceStats, RawFamily, Stats};
+use crate::sandbox::{ContainerId, Sandbox, SandboxId, Snapshot, Source, SourceState};
 
 /// Shared by all; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,33 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     entries: Mutex<HashMap<SandboxId, Entry>>,
+    ended: Mutex<Arc<Vec<Ended>>>,
+    namespaces: Mutex<Arc<Vec<NamespaceStats>>>,
     generation: AtomicU64,
+}
+
+/// The final account of a sandbox that is no more.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub sandbox: Arc<Sandbox>,
+    pub reading: Reading,
+    pub end: EndPage,
+}
+
+/// Who gives the series of a pod as a whole. Decided once: a source is never switched under a running series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodSource {
+    Guest,
+    Host,
+}
+
+impl PodSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// What is kept of one sandbox.
@@ -38,8 +64,12 @@ pub struct Reading {
     pub guest: Option<Arc<GuestStats>>,
     /// What is passed through of the page that they came with.
     pub raw: Arc<Vec<RawFamily>>,
-    /// Who gave the guest's numbers; pod-level series come from the guest for the sandbox's whole life then.
+    /// Which door the guest's numbers came by.
     pub guest_from: Option<Source>,
+    pub host: Option<Arc<HostStats>>,
+    /// The pod as a whole by the host's numbers.
+    pub host_stats: Option<Arc<Stats>>,
+    pub pod_source: Option<PodSource>,
     pub containers: Arc<HashMap<ContainerId, ContainerReading>>,
     pub sources: [SourceReading; Source::ALL.len()],
 }
@@ -59,6 +89,20 @@ pub struct SourceReading {
     pub collected: Option<SystemTime>,
 }
 
+impl Reading {
+    /// Whether no door leads to the guest's numbers: asking its shim could kill it and its agent does not answer us, its
+    /// policy denies it, or it runs elsewhere.
+    fn guest_cannot_be_had(&self) -> bool {
+        use SourceState::{Denied, Off, Unsafe, Unsupported};
+        let state = |source| self.sources[index(source)].state;
+        match (state(Source::Shim), state(Source::Agent)) {
+            (Some(Denied | Unsupported | Off), _) => true,
+            (Some(Unsafe), Some(Denied | Unsupported)) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Store {
     /// Takes new numbers of the guest, by `source`. `convert` turns them into stats with the sandbox's own history.
     pub fn put_guest(
@@ -75,6 +119,7 @@ impl Store {
         entry.reading.stats = Some(Arc::new(pod));
         entry.reading.guest = Some(Arc::new(guest));
         entry.reading.guest_from = Some(source);
+        entry.reading.pod_source.get_or_insert(PodSource::Guest);
         entry.reading.sources[index(source)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
         self.changed();
         dropped
@@ -97,6 +142,53 @@ impl Store {
         entry.reading.sources[index(Source::Runtime)] =
             SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
         self.changed();
+    }
+
+    /// Takes new numbers of the host about several sandboxes: one change. Each with the pod as a whole by those numbers.
+    pub fn put_host(&self, all: Vec<(SandboxId, u64, HostStats, Stats)>, at: SystemTime) {
+        if all.is_empty() {
+            return;
+        }
+        let mut entries = self.lock();
+        for (id, inode, host, pod) in all {
+            let reading = &mut entry(&mut entries, &id, inode).reading;
+            reading.host = Some(Arc::new(host));
+            reading.host_stats = Some(Arc::new(pod));
+            reading.sources[index(Source::Host)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
+            if reading.pod_source.is_none() && reading.guest_cannot_be_had() {
+                reading.pod_source = Some(PodSource::Host);
+            }
+        }
+        drop(entries);
+        self.changed();
+    }
+
+    /// The totals of all namespaces, and the sandboxes whose final account is still shown.
+    pub fn put_ledger(&self, namespaces: Vec<NamespaceStats>, ended: Arc<Vec<Ended>>) {
+        let replace = |old: &Mutex<Arc<Vec<NamespaceStats>>>| {
+            let mut old = old.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = **old != namespaces;
+            if is_news {
+                *old = Arc::new(namespaces);
+            }
+            is_news
+        };
+        let mut is_news = replace(&self.0.namespaces);
+        let mut old = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        is_news |= !Arc::ptr_eq(&old, &ended);
+        *old = ended;
+        drop(old);
+        if is_news {
+            self.changed();
+        }
+    }
+
+    pub fn namespaces(&self) -> Arc<Vec<NamespaceStats>> {
+        self.0.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn ended(&self) -> Arc<Vec<Ended>> {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes what is passed through of a page.
@@ -239,6 +331,38 @@ mod tests {
         assert!(store.reading(&id()).unwrap().stats.is_none());
         store.retain(&Snapshot::default());
         assert!(store.reading(&id()).is_none());
+    }
+
+    #[test]
+    fn the_pods_source_is_decided_once() {
+        let host = |store: &Store| {
+            let all = vec![(id(), 1, HostStats::default(), Stats::default())];
+            store.put_host(all, SystemTime::UNIX_EPOCH);
+            store.reading(&id()).unwrap().pod_source
+        };
+        let store = Store::default();
+        store.put_state(&id(), 1, Source::Shim, SourceState::Unsafe);
+        assert_eq!(host(&store), None, "another door may yet open");
+        store.put_state(&id(), 1, Source::Agent, SourceState::Unsupported);
+        assert_eq!(host(&store), Some(PodSource::Host));
+        put(&store, 1, Source::Agent);
+        assert_eq!(host(&store), Some(PodSource::Host), "never switched");
+        let store = Store::default();
+        put(&store, 1, Source::Shim);
+        store.put_state(&id(), 1, Source::Shim, SourceState::Denied);
+        assert_eq!(host(&store), Some(PodSource::Guest));
+    }
+
+    #[test]
+    fn a_ledger_that_says_nothing_new_is_no_change() {
+        let store = Store::default();
+        let ended = Arc::new(Vec::new());
+        let total = NamespaceStats { namespace: "shop".into(), cpu_seconds: 1.0, ..NamespaceStats::default() };
+        store.put_ledger(vec![total.clone()], ended.clone());
+        let before = store.generation();
+        store.put_ledger(vec![total], ended);
+        assert_eq!(store.generation(), before);
+        assert_eq!(store.namespaces()[0].cpu_seconds, 1.0);
     }
 
     #[test]

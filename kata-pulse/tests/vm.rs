@@ -130,8 +130,8 @@ async fn a_real_machine_is_found_by_exec_and_by_scan_and_its_end_is_seen_with_it
             |event| matches!(&event.change, Change::ProcessEnded(_, process, _) if process.pid.0 == vmm),
         )
         .await;
-    let Change::ProcessEnded(_, process, status) = ended.change else { unreachable!("it was matched above") };
-    assert_eq!((process.role, status), (ProcessRole::Vmm, Some(ExitStatus::Signal(9))));
+    let Change::ProcessEnded(_, process, exit) = ended.change else { unreachable!("it was matched above") };
+    assert_eq!((process.role, exit.status), (ProcessRole::Vmm, Some(ExitStatus::Signal(9))));
     let ended = late
         .until(
             "its end without eBPF",

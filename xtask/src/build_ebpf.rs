@@ -1,4 +1,5 @@
-//! Builds the eBPF objects: `target/bpf/kata-pulse-ebpf` and `…-plain`, which the agent's build embeds.
+//! Builds the eBPF objects: `target/bpf/kata-pulse-ebpf`, `…-account`, and both as `…-plain`, which the agent's build
+//! embeds.
 //!
 //! The compiler is chosen in `toolchain`. `lint` runs its clippy over the same sources.
 
@@ -11,7 +12,8 @@ use anyhow::Context;
 use crate::steps;
 use crate::toolchain::{self, Toolchain};
 
-const OBJECTS: [&str; 2] = ["kata-pulse-ebpf", "kata-pulse-ebpf-plain"];
+const OBJECTS: [&str; 4] =
+    ["kata-pulse-ebpf", "kata-pulse-ebpf-plain", "kata-pulse-ebpf-account", "kata-pulse-ebpf-account-plain"];
 const TARGET: &str = "bpfel-unknown-none";
 
 pub fn run() -> anyhow::Result<()> {
@@ -26,7 +28,7 @@ pub fn run() -> anyhow::Result<()> {
     for object in OBJECTS {
         publish(&from.join(object), &to.join(object))?;
     }
-    println!("build-ebpf: {} and {}", to.join(OBJECTS[0]).display(), OBJECTS[1]);
+    println!("build-ebpf: in {}: {}", to.display(), OBJECTS.join(", "));
     Ok(())
 }
 

@@ -57,6 +57,21 @@ fn skipped_tests(log: &str) -> u64 {
     count
 }
 
+/// What failed tests printed, of all runners: the lines between `failures:` and the sum.
+pub fn failures(log: &str) -> Vec<&str> {
+    let (mut lines, mut inside) = (Vec::new(), false);
+    for line in log.lines() {
+        match line {
+            "failures:" => inside = true,
+            "successes:" => inside = false,
+            _ if line.starts_with("test result: ") => inside = false,
+            _ if inside && !line.trim().is_empty() => lines.push(line),
+            _ => {}
+        }
+    }
+    lines
+}
+
 fn is_skip(line: &str) -> bool {
     line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("skipped:"))
 }
@@ -86,6 +101,14 @@ mod tests {
         let log = "failures:\n\n---- one stdout ----\nSKIPPED: half of it\npanicked\n\nfailures:\n    one\n\n\
                    test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         assert_eq!(parse_counts(log), Counts { passed: 4, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_found_among_what_others_said() {
+        let log = "successes:\n\n---- fine stdout ----\nfine\n\nfailures:\n\n---- one stdout ----\npanicked\n\n\
+                   failures:\n    one\n\ntest result: FAILED. 4 passed; 1 failed\n\nDoc-tests x\n";
+        assert_eq!(failures(log), ["---- one stdout ----", "panicked", "    one"]);
+        assert!(failures("error[E0425]: cannot find value\n").is_empty());
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod test;
 mod tool_paths;
 mod toolchain;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -53,9 +55,20 @@ enum Command {
     Lab,
 }
 
-fn main() -> anyhow::Result<()> {
+/// An error is one line: a backtrace of these commands says nothing about what they ran.
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     std::env::set_current_dir(steps::root())?;
-    match Cli::parse().command {
+    match command {
         Command::Setup => setup::run(),
         Command::BuildEbpf => build_ebpf::run(),
         Command::LintEbpf => build_ebpf::lint(),

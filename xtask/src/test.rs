@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::counts::{Counts, parse_counts};
+use crate::counts::{self, Counts, parse_counts};
 use crate::logged::{self, Outcome, Step};
 use crate::steps::{cargo, xtask};
 
@@ -18,6 +18,8 @@ const REQUIRE_REAL: &str = "KATA_PULSE_REQUIRE_REAL";
 const DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// The queries alone watch Prometheus for seven minutes.
 const DEADLINE_OF_TESTS: Duration = Duration::from_secs(40 * 60);
+/// Of a failed step that are shown.
+const MOST_LINES: usize = 200;
 /// Workspaces of their own, which no command of the workspace reaches.
 const EBPF: &str = "kata-pulse-ebpf/Cargo.toml";
 const FUZZ: &str = "fuzz/Cargo.toml";
@@ -29,7 +31,7 @@ pub fn run() -> anyhow::Result<()> {
         let (name, needed) = (step.name, step.needed);
         let outcome = logged::run(step)?;
         if !outcome.success {
-            print_tail(&outcome);
+            print_failures(&outcome);
         }
         let stop = needed && !outcome.success;
         outcomes.push(outcome);
@@ -79,11 +81,17 @@ fn clippy_fuzz() -> Command {
     real(cargo(&["clippy", "--locked", "--manifest-path", FUZZ, "--target-dir", "target", "--", "-D", "warnings"]))
 }
 
-fn print_tail(outcome: &Outcome) {
+/// What failed tests said; without such a report, the end of the log.
+fn print_failures(outcome: &Outcome) {
     let text = outcome.text();
-    let lines: Vec<_> = text.lines().collect();
-    println!("--- {} failed; end of {}:", outcome.name, outcome.log.display());
-    lines.iter().skip(lines.len().saturating_sub(60)).for_each(|line| println!("{line}"));
+    let failures = counts::failures(&text);
+    let lines: Vec<&str> = if failures.is_empty() { text.lines().collect() } else { failures };
+    let skipped = lines.len().saturating_sub(MOST_LINES);
+    println!("--- {} failed; from {}:", outcome.name, outcome.log.display());
+    if skipped > 0 {
+        println!("({skipped} lines before these)");
+    }
+    lines.iter().skip(skipped).for_each(|line| println!("{line}"));
     println!("---");
 }
 
@@ -102,11 +110,15 @@ fn close(outcomes: &[Outcome], started: Instant) -> anyhow::Result<()> {
         counts.skipped += own.skipped;
     }
     println!("{:<11} {:>7.1} s", "together", started.elapsed().as_secs_f64());
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     let failed: Vec<_> =
         outcomes.iter().filter(|o| !o.success).map(|o| format!("{} ({})", o.name, o.log.display())).collect();
     if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
+        println!("failed: {}", failed.join(", "));
+    }
+    // Ours is the last line of all.
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    if !failed.is_empty() {
+        bail!("see above");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::HashMap, pin::Pin, sync::Arc};
 
 use prost_types::Any;
+use serde_json::json;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -19,7 +20,7 @@ use crate::{
     container::ContainerSpec,
     cri::{Calls, CriFlavour},
     node::{Node, Sandbox, SandboxSpec},
-    spec::{PAUSE_IMAGE, oci_spec},
+    spec::{PAUSE_IMAGE, oci_spec, overhead},
 };
 
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -84,8 +85,24 @@ fn record(sandbox: &Sandbox, container: Option<&ContainerSpec>) -> Container {
         snapshot_key: id.clone(),
         created_at: Some(timestamp(created_unix_ns)),
         updated_at: Some(timestamp(created_unix_ns)),
+        extensions: if container.is_none() { metadata(&sandbox.spec) } else { HashMap::new() },
         id,
     }
+}
+
+/// What the CRI plugin keeps with a sandbox's record: the kubelet's own words.
+fn metadata(sandbox: &SandboxSpec) -> HashMap<String, Any> {
+    if sandbox.pod.is_none() {
+        return HashMap::new();
+    }
+    let mut linux = json!({"cgroup_parent": sandbox.cgroup_parent()});
+    if let Some(overhead) = overhead(sandbox) {
+        linux["overhead"] = overhead;
+    }
+    let metadata = json!({"Version": "v1", "Metadata": {"ID": sandbox.id, "Config": {"linux": linux}}});
+    let type_url = "github.com/containerd/cri/pkg/store/sandbox/Metadata".to_owned();
+    let value = metadata.to_string().into_bytes();
+    HashMap::from([("io.cri-containerd.sandbox.metadata".to_owned(), Any { type_url, value })])
 }
 
 fn labels(sandbox: &SandboxSpec, container: Option<&ContainerSpec>) -> HashMap<String, String> {

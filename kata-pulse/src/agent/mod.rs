@@ -2,6 +2,7 @@
 
 mod containers;
 mod guest;
+mod host;
 mod kernel;
 mod memory;
 mod page;
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::collect::cri::{self, Client, CriUpdate};
+use crate::collect::host::{HostOptions, HostReader};
+use crate::collect::kernel::KernelView;
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
 use crate::config::{Config, Level};
@@ -33,6 +36,7 @@ use crate::telemetry::{self, Own};
 use crate::{serve, version};
 use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
+use host::{Accountant, News};
 use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
 use suspects::Suspects;
@@ -66,6 +70,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (connected, runtime) = watch::channel(None);
     let ooms = OomCounts::default();
 
+    let suspects = Suspects::default();
+
     let kernel = start_ebpf(&config, &own).await?;
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
@@ -73,8 +79,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let discovery = DiscoveryCounters::default();
     let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
     tasks.spawn("kernel programs", showing);
-    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone());
-    let suspects = Suspects::default();
+    let counting = host::start_kernel(&config, &own).await;
+    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone(), counting);
+    start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone(), news);
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
         let collector = ContainerCollector {
@@ -141,14 +148,50 @@ fn start_discovery(
     readiness: &Arc<Readiness>,
     kernel: Option<EbpfWatch>,
     counters: DiscoveryCounters,
+    news: Option<mpsc::Sender<News>>,
 ) {
     let (sender, batches) = mpsc::channel(256);
     tasks.spawn("discovery", discover::run(config.host.clone(), kernel, counters.clone(), sender));
-    let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone());
+    let publishing = publish(batches, registry.clone(), store.clone(), own.clone(), counters, readiness.clone(), news);
     tasks.spawn("registry", publishing);
 }
 
-/// Takes batches to the registry and measures how late they are.
+/// `None` when the host's files cannot be read at all: then there is no accounting, and the log says why.
+fn start_accounting(
+    tasks: &Tasks,
+    config: &Config,
+    own: &Own,
+    registry: &Registry,
+    store: &Store,
+    suspects: Suspects,
+    counting: Option<Arc<KernelView>>,
+) -> Option<mpsc::Sender<News>> {
+    let options = HostOptions { thread_detail: config.thread_detail, ..HostOptions::new(&config.host) };
+    let reader = match HostReader::new(options) {
+        Ok(reader) => reader,
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "no numbers of the host");
+            return None;
+        }
+    };
+    let (sender, news) = mpsc::channel(1024);
+    let accountant = Accountant::new(
+        registry.clone(),
+        store.clone(),
+        own.clone(),
+        suspects,
+        reader,
+        counting,
+        config.host_interval,
+        config.ended_retention,
+    );
+    tasks.spawn("host accounting", accountant.run(news));
+    Some(sender)
+}
+
+/// Takes batches to the registry and measures how late they are. Of a sandbox that began and ended within one batch, the
+/// ledger sees both.
+#[expect(clippy::too_many_arguments, reason = "wiring")]
 async fn publish(
     mut batches: mpsc::Receiver<Batch>,
     registry: Registry,
@@ -156,6 +199,7 @@ async fn publish(
     own: Own,
     counters: DiscoveryCounters,
     readiness: Arc<Readiness>,
+    news: Option<mpsc::Sender<News>>,
 ) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     let (mut foreign, mut lost) = (0, 0);
@@ -163,9 +207,16 @@ async fn publish(
         tokio::select! {
             batch = batches.recv() => {
                 let Some(batch) = batch else { return };
-                registry.apply(&batch.events, Instant::now());
-                let published = boot_now();
-                batch.events.iter().for_each(|event| count(&own, event, published));
+                for part in batch.events.chunk_by(|one, next| is_begin(one) == is_begin(next)) {
+                    let is_first_scan = !readiness.scanned.load(Ordering::Relaxed);
+                    let before = registry.snapshot();
+                    registry.apply(part, Instant::now());
+                    let published = boot_now();
+                    part.iter().for_each(|event| count(&own, event, published));
+                    let Some(news) = &news else { continue };
+                    // The ledger has ended only when the agent does.
+                    let _ = news.send(News { events: part.into(), before, is_first_scan }).await;
+                }
                 if batch.first_scan {
                     readiness.scanned.store(true, Ordering::Release);
                 }
@@ -187,6 +238,10 @@ async fn publish(
             }
         }
     }
+}
+
+fn is_begin(event: &DiscoveryEvent) -> bool {
+    !matches!(event.change, Change::Removed(_) | Change::ProcessEnded(..))
 }
 
 fn count(own: &Own, event: &DiscoveryEvent, published: Duration) {

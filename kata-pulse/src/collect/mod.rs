@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod cri;
+pub mod host;
+pub mod kernel;
 pub mod pace;
 pub mod runtime;
 pub mod schedule;

@@ -370,6 +370,7 @@ mod tests {
             vmm_from_state: None,
             vmm_from_process: None,
             state: SandboxState::Running,
+            is_stopped: false,
             has_socket: true,
             processes: Vec::new(),
             shim_version: None,

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use super::{BaseDirectory, Config, EbpfDirectories, EbpfMode, HostPaths, Level, LogFormat, MetricKind, ShimMetrics};
+use super::{
+    BaseDirectory, Config, EbpfDirectories, EbpfMode, EbpfPrograms, HostPaths, Level, LogFormat, MetricKind,
+    ShimMetrics,
+};
 use crate::sandbox::Runtime;
 
 /// Metrics of Kata Containers sandboxes, from the host, for Prometheus.
@@ -88,6 +91,20 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "KATA_PULSE_ENDED_RETENTION", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(0..=86_400))]
     ended_retention_secs: u64,
+
+    /// What programs in the kernel count for each sandbox: runqueue, kvm, block, oom; or none.
+    #[arg(long, value_enum, value_name = "PROGRAM,…", env = "KATA_PULSE_EBPF_PROGRAMS", value_delimiter = ',',
+          default_values = ["runqueue", "kvm", "block", "oom"])]
+    ebpf_programs: Vec<EbpfPrograms>,
+
+    /// Also show what each thread of a VMM uses.
+    #[arg(long, env = "KATA_PULSE_THREAD_DETAIL")]
+    thread_detail: bool,
+
+    /// Also show what queueing disciplines in the pods' networks drop; enters their namespaces, for which CAP_SYS_ADMIN is
+    /// needed.
+    #[arg(long, env = "KATA_PULSE_QDISC")]
+    qdisc: bool,
 }
 
 impl Args {
@@ -123,6 +140,9 @@ impl From<Args> for Config {
             disabled: BTreeSet::from_iter(args.disable_metrics),
             passthrough: args.passthrough.into_iter().filter(|prefix| !prefix.is_empty()).collect(),
             ended_retention: Duration::from_secs(args.ended_retention_secs),
+            ebpf_programs: args.ebpf_programs.into_iter().filter(|program| *program != EbpfPrograms::None).collect(),
+            thread_detail: args.thread_detail,
+            qdisc: args.qdisc,
         }
     }
 }

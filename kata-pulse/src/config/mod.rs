@@ -28,6 +28,20 @@ pub enum EbpfDirectories {
     Off,
 }
 
+/// Programs that count in the kernel, each of which can do without the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum EbpfPrograms {
+    /// Time from runnable to running.
+    Runqueue,
+    /// Exits from the guest.
+    Kvm,
+    /// Requests to block devices.
+    Block,
+    /// Processes killed for lack of memory.
+    Oom,
+    None,
+}
+
 /// Whether shims may be asked for their metrics page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ShimMetrics {
@@ -60,4 +74,7 @@ pub struct Config {
     pub disabled: BTreeSet<MetricKind>,
     pub passthrough: Vec<String>,
     pub ended_retention: Duration,
+    pub ebpf_programs: BTreeSet<EbpfPrograms>,
+    pub thread_detail: bool,
+    pub qdisc: bool,
 }

@@ -32,7 +32,7 @@ pub struct Census {
     /// Whose a machine of the VM factory has become, by the machine's name.
     machines: HashMap<SandboxId, SandboxId>,
     /// Members whose pid is another's, or theirs as another program, since the last call of [`Census::take_replaced`].
-    replaced: Vec<(SandboxId, Process)>,
+    replaced: Vec<(SandboxId, ProcessFound)>,
 }
 
 impl Census {
@@ -109,21 +109,21 @@ impl Census {
     }
 
     /// Members that are none any more because something else has their pid.
-    pub fn take_replaced(&mut self) -> Vec<(SandboxId, Process)> {
+    pub fn take_replaced(&mut self) -> Vec<(SandboxId, ProcessFound)> {
         std::mem::take(&mut self.replaced)
     }
 
     /// The process ended; `None` if it was none of ours, or another one has the pid by now.
-    pub fn end(&mut self, pid: Pid, start_ticks: Option<u64>) -> Option<(SandboxId, Process)> {
+    pub fn end(&mut self, pid: Pid, start_ticks: Option<u64>) -> Option<(SandboxId, ProcessFound)> {
         let process = self.found.get(&pid)?.process;
         if start_ticks.is_some_and(|start| start != process.start_ticks) {
             return None;
         }
-        self.forget(pid).map(|sandbox| (sandbox, process))
+        self.forget(pid)
     }
 
-    fn forget(&mut self, pid: Pid) -> Option<SandboxId> {
-        self.found.remove(&pid)?;
+    fn forget(&mut self, pid: Pid) -> Option<(SandboxId, ProcessFound)> {
+        let found = self.found.remove(&pid)?;
         let proven = self.proven.processes.remove(&pid)?;
         if let Some(members) = self.by_sandbox.get_mut(&proven.sandbox) {
             members.remove(&pid);
@@ -131,7 +131,7 @@ impl Census {
                 self.by_sandbox.remove(&proven.sandbox);
             }
         }
-        Some(proven.sandbox)
+        Some((proven.sandbox, found))
     }
 
     pub fn set_version(&mut self, pid: Pid, version: Option<Version>) {
@@ -226,7 +226,11 @@ mod tests {
         assert!(matches!(census.judge(&later), Judgement::Joined(sandbox, _) if sandbox == id("bb")));
         assert!(!census.has(&id("aa"), ProcessRole::Vmm));
         let old = Process { role: ProcessRole::Vmm, pid: Pid(2), start_ticks: 10 };
-        assert_eq!(census.take_replaced(), [(id("aa"), old)]);
+        let replaced = census.take_replaced();
+        assert!(
+            matches!(&replaced[..], [(owner, found)] if *owner == id("aa") && found.process == old),
+            "{replaced:?}"
+        );
         assert_eq!(census.take_replaced(), []);
     }
 
@@ -242,7 +246,10 @@ mod tests {
             Judgement::Foreign(Pid(100), 9)
         );
         let replaced = census.take_replaced();
-        assert!(matches!(&replaced[..], [(owner, old)] if *owner == id("bb") && old.pid == Pid(100)), "{replaced:?}");
+        assert!(
+            matches!(&replaced[..], [(owner, old)] if *owner == id("bb") && old.process.pid == Pid(100)),
+            "{replaced:?}"
+        );
     }
 
     #[test]

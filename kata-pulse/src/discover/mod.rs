@@ -34,12 +34,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-pub use clock::boot_now;
+pub use clock::{boot_now, to_boot};
 pub use descriptor::raise_limit as raise_descriptor_limit;
 pub use notes::DiscoveryCounters;
 
 use crate::config::HostPaths;
-use crate::sandbox::DiscoveryEvent;
+use crate::sandbox::{DiscoveryEvent, Process};
 use ebpf::{EbpfWatch, KernelEvent};
 use explorer::{Explorer, Looked, Sight};
 use inotify::{Notice, Watcher};
@@ -125,7 +125,7 @@ impl Loop {
         let sees = |feature| kernel.as_ref().is_some_and(|kernel| kernel.sees(feature));
         let first_look = if sees("exec") { FIRST_LOOK_WITH_EXECS } else { FIRST_LOOK };
         let directories_by_inode = kernel.as_ref().is_some_and(EbpfWatch::names_directories_by_inode);
-        let sight = Sight { exits: sees("exit"), directories_by_inode };
+        let sight = Sight { exits: sees("exit"), releases: sees("release"), directories_by_inode };
         Self {
             watched: vec![None; host.bases.len()],
             watcher: watch_directories(&host),
@@ -176,6 +176,7 @@ impl Loop {
                     self.take_scan(report);
                 }
                 () = tokio::time::sleep_until(self.next_scan), if self.scan.is_none() => self.start_scan(),
+                () = until(self.explorer.next_event()) => {}
                 () = self.out.closed() => return,
             }
             if self.flush(first_scan).await.is_err() {
@@ -186,12 +187,8 @@ impl Loop {
 
     async fn flush(&mut self, first_scan: bool) -> Result<(), mpsc::error::SendError<Batch>> {
         let events = self.explorer.take_events(self.watcher.as_mut());
-        for pid in self.explorer.take_joined() {
-            if let Some(kernel) = self.kernel.as_ref().filter(|kernel| kernel.sees("exit"))
-                && let Err(error) = kernel.track(pid.0, 0)
-            {
-                debug!(%pid, error = &error as &dyn std::error::Error, "process is not tracked by eBPF");
-            }
+        for process in self.explorer.take_joined() {
+            self.follow(process);
         }
         if self.explorer.take_scan_again() {
             self.scan_now();
@@ -203,6 +200,19 @@ impl Loop {
             self.look_soon();
         }
         self.out.send(Batch { events, first_scan }).await
+    }
+
+    /// Has the kernel's programs tell of this process.
+    fn follow(&self, process: Process) {
+        let Some(kernel) = self.kernel.as_ref().filter(|kernel| kernel.sees("exit")) else { return };
+        let pid = process.pid;
+        if let Err(error) = kernel.track(pid.0, 0) {
+            debug!(%pid, error = &error as &dyn std::error::Error, "process is not tracked by eBPF");
+        } else if !process::is_running(&self.host, pid, process.start_ticks).unwrap_or(true)
+            && let Err(error) = kernel.untrack(pid.0)
+        {
+            debug!(%pid, error = &error as &dyn std::error::Error, "an ended process stays tracked by eBPF");
+        }
     }
 
     fn take_kernel(&mut self, result: std::io::Result<()>, said: &mut Vec<KernelEvent>) {
@@ -318,6 +328,13 @@ impl Loop {
     fn look_soon(&mut self) {
         self.pace = self.first_look;
         self.next_scan = self.next_scan.min(Instant::now() + self.first_look);
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

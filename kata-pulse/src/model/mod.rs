@@ -1,11 +1,16 @@
 //! cAdvisor's words. Base units: bytes, seconds, counts. `None` is what no source gave, and is not rendered.
 
 mod guest;
+mod host;
 mod kind;
 mod page;
 mod raw;
 
 pub use guest::{CPU_MODES, FilesystemStats, GuestDiskStats, GuestStats, LOAD_PERIODS, MEMORY_TYPES, SIZE_TYPES};
+pub use host::{
+    BlockReading, CgroupReading, CostStats, Counted, EndPage, Histogram, HostReading, HostStats, InterfaceReading,
+    KernelReading, MemoryNow, NamespaceStats, NetworkReading, RoleReading, ThreadReading, TrafficReading,
+};
 pub use kind::{Level, MetricKind};
 pub use page::{ContainerPage, Limits, SandboxPage, SourcePage};
 pub use raw::{RawFamily, RawSample};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{GuestStats, RawFamily, Stats};
+use super::{EndPage, GuestStats, HostStats, RawFamily, Stats};
 
 #[derive(Clone, Debug, Default)]
 pub struct SandboxPage {
@@ -26,6 +26,9 @@ pub struct SandboxPage {
     /// Of the pod as a whole; `None`: no source has given numbers.
     pub stats: Option<Arc<Stats>>,
     pub guest: Option<Arc<GuestStats>>,
+    pub host: Option<Arc<HostStats>>,
+    /// Of a sandbox that is no more: of its series only counters stay, and what says what it was.
+    pub end: Option<EndPage>,
     pub containers: Vec<ContainerPage>,
     /// What is passed through, in name order.
     pub raw: Arc<Vec<RawFamily>>,

@@ -101,6 +101,11 @@ impl Registry {
         self.change(now, Inner::touch_what_time_changed(now));
     }
 
+    /// What the container runtime called the sandbox last, listed or not.
+    pub fn name_of(&self, id: &SandboxId) -> Option<Identity> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).names.get(id).cloned()
+    }
+
     pub fn leftovers(&self) -> Leftovers {
         let inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |kind| inner.records.values().filter(|record| record.leftover() == Some(kind)).count();

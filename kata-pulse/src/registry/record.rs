@@ -69,6 +69,7 @@ impl Record {
                 vmm_from_state: None,
                 vmm_from_process: None,
                 state: SandboxState::Booting,
+                is_stopped: false,
                 has_socket: false,
                 processes: Vec::new(),
                 shim_version: None,
@@ -119,6 +120,7 @@ impl Record {
         }
         self.files = facts.clone();
         self.sandbox.has_socket = facts.has_socket && !self.directory_removed;
+        self.sandbox.is_stopped |= facts.stopped;
         self.wrote = [self.wrote[0] || facts.go_state, self.wrote[1] || facts.rust_state];
         // A state file that is being rewritten is no reason to forget what it said.
         self.sandbox.vmm_from_state = facts.vmm.or(self.sandbox.vmm_from_state);

@@ -10,7 +10,7 @@ pub use raw::raw_families;
 pub use text::Format;
 use text::Writer;
 
-use crate::model::{Level, MetricKind, SandboxPage};
+use crate::model::{Level, MetricKind, NamespaceStats, SandboxPage};
 use families::Scope;
 
 /// A family that is no row of the table (the agent's own, or passed through): its name and its lines in the page's format.
@@ -38,10 +38,12 @@ impl Selection {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a page is made of")]
 /// Writes every wanted family once, in name order, in which `foreign` is too. `named` filters by name.
 /// `expected`: the size of the last such page, or 0.
 pub fn render(
     sandboxes: &[SandboxPage],
+    namespaces: &[NamespaceStats],
     foreign: &[ForeignFamily],
     selection: &Selection,
     format: Format,
@@ -54,7 +56,7 @@ pub fn render(
         while let Some(earlier) = foreign.next_if(|other| other.name.as_str() < family.name) {
             writer.foreign(earlier);
         }
-        writer.family(family, sandboxes);
+        writer.family(family, sandboxes, namespaces);
     }
     foreign.for_each(|later| writer.foreign(later));
     writer.finish()

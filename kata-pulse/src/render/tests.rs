@@ -1,8 +1,11 @@
 use super::*;
 use crate::model::{
-    ContainerPage, DiskStats, FilesystemStats, GuestDiskStats, GuestStats, HugePageStats, InterfaceStats, Limits,
-    SourcePage, Stats, TrafficStats,
+    BlockReading, CgroupReading, ContainerPage, CostStats, DiskStats, EndPage, FilesystemStats, GuestDiskStats,
+    GuestStats, Histogram, HostReading, HostStats, HugePageStats, InterfaceReading, InterfaceStats, KernelReading,
+    Limits, MemoryNow, NamespaceStats, NetworkReading, RoleReading, SourcePage, Stats, ThreadReading, TrafficReading,
+    TrafficStats,
 };
+use crate::sandbox::{CpuTimes, HostRole, IoTotals};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -108,6 +111,84 @@ fn guest_stats() -> GuestStats {
     }
 }
 
+/// Every number there is.
+fn host_stats() -> HostStats {
+    let some = Some(4.0);
+    let cpu = CpuTimes { user: 1.0, system: 2.0, guest: 4.0 };
+    let histogram = Histogram { bounds: &[0.001, 0.1], counts: vec![3, 0, 1], sum_seconds: 0.5 };
+    let memory =
+        MemoryNow { rss_bytes: some, pss_bytes: some, private_bytes: some, swap_bytes: some, page_tables_bytes: some };
+    let role = RoleReading {
+        role: HostRole::Vmm,
+        cpu: Some(cpu),
+        voluntary_switches: some,
+        involuntary_switches: some,
+        minor_faults: some,
+        major_faults: some,
+        io: Some(IoTotals { read_calls: 1.0, write_calls: 2.0, read_bytes: 3.0, written_bytes: 4.0 }),
+        io_blocked_seconds: some,
+        peak_rss_bytes: some,
+        memory,
+        threads: some,
+        open_fds: some,
+        max_fds: some,
+    };
+    let thread = ThreadReading { role: HostRole::Vcpu, tid: 7, name: "CPU 0/KVM".into(), cpu, run_delay_seconds: some };
+    let cgroup = CgroupReading {
+        kind: "sandbox",
+        path: "/kata_aa".into(),
+        cpu: Some(cpu),
+        throttled_seconds: some,
+        throttled_periods: some,
+        periods: some,
+        memory_bytes: some,
+        memory_peak_bytes: some,
+        memory_limit_bytes: some,
+        oom_kills: some,
+        pressure: vec![("cpu", "some", 1.5)],
+    };
+    let traffic = TrafficReading { bytes: 468.0, packets: 5.0, errors: 0.0, drops: 1.0 };
+    let interface = InterfaceReading {
+        name: "eth0".into(),
+        is_tap: false,
+        receive: traffic,
+        transmit: traffic,
+        qdisc_drops: Some(0.0),
+    };
+    let block = BlockReading { device: "vda".into(), operation: "write", bytes: 4096, latency: histogram.clone() };
+    HostStats {
+        reading: HostReading {
+            roles: vec![role],
+            vcpus: some,
+            memory_nominal_bytes: some,
+            vcpu_run_delay_seconds: some,
+            threads: vec![thread],
+            cgroups: vec![cgroup],
+            network: NetworkReading { is_hosts: false, interfaces: vec![interface] },
+            ..HostReading::default()
+        },
+        kernel: KernelReading {
+            runqueue: vec![(HostRole::Vmm, histogram)],
+            kvm_exits: vec![("io", 9)],
+            block: vec![block],
+            oom_kills: vec![(HostRole::Vmm, 1)],
+        },
+        cost: CostStats {
+            overhead_cpu_seconds: some,
+            overhead_memory_bytes: some,
+            declared_memory_bytes: some,
+            declared_cpu_cores: some,
+            memory_byte_seconds: some,
+            reclaimable_bytes: some,
+        },
+    }
+}
+
+fn ended(id: &str, pod: &str) -> SandboxPage {
+    let end = EndPage { cause: "oom", signal: "9".into(), exit_code: String::new() };
+    SandboxPage { stats: None, containers: Vec::new(), end: Some(end), ..sandbox(id, pod) }
+}
+
 fn container(name: &str) -> ContainerPage {
     let some = Some(1_795_346_714.0);
     ContainerPage {
@@ -148,6 +229,8 @@ fn sandbox(id: &str, pod: &str) -> SandboxPage {
         sources: vec![source],
         stats: Some(Arc::new(pod_stats())),
         guest: Some(Arc::new(guest_stats())),
+        host: Some(Arc::new(host_stats())),
+        end: None,
         containers: vec![container("app")],
         raw: Arc::default(),
     }
@@ -159,7 +242,8 @@ fn page(sandboxes: &[SandboxPage], selection: &Selection, format: Format) -> Str
         lines: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n"
             .into(),
     };
-    String::from_utf8(render(sandboxes, &[own], selection, format, 0, |_| true)).unwrap()
+    let namespaces = [NamespaceStats { namespace: "ns".into(), cpu_seconds: 1.5, ..NamespaceStats::default() }];
+    String::from_utf8(render(sandboxes, &namespaces, &[own], selection, format, 0, |_| true)).unwrap()
 }
 
 fn names(page: &str) -> Vec<&str> {
@@ -181,7 +265,7 @@ fn the_table_is_in_name_order_and_without_repetition() {
 
 #[test]
 fn every_family_of_the_table_has_a_sample_on_a_full_page() {
-    let page = page(&[sandbox("aa", "a")], &everything(), Format::Text);
+    let page = page(&[sandbox("aa", "a"), ended("bb", "b")], &everything(), Format::Text);
     let names = names(&page);
     for family in families::ALL {
         assert!(names.contains(&family.name), "{}", family.name);
@@ -213,9 +297,34 @@ fn families_of_many_sandboxes_come_once_and_in_order() {
 }
 
 #[test]
+fn histograms_are_cumulative() {
+    let page = page(&[sandbox("aa", "a")], &everything(), Format::Text);
+    let of = "namespace=\"ns\",pod=\"a\",role=\"vmm\",sandbox_id=\"aa\"}";
+    let start = "kata_sandbox_runqueue_latency_seconds";
+    let buckets = [("0.001", 3), ("0.1", 3), ("+Inf", 4)]
+        .map(|(le, count)| format!("{start}_bucket{{le=\"{le}\",{of} {count}\n"))
+        .concat();
+    let right = format!("# TYPE {start} histogram\n{buckets}{start}_sum{{{of} 0.5\n{start}_count{{{of} 4\n");
+    assert!(page.contains(&right), "{right}");
+}
+
+#[test]
+fn of_a_sandbox_that_is_no_more_counters_stay() {
+    let page = page(&[ended("bb", "b")], &everything(), Format::Text);
+    for name in ["container_", "kata_sandbox_memory_bytes", "kata_sandbox_threads", "kata_pulse_sandbox"] {
+        assert!(!page.contains(&format!("\n{name}")), "{name}");
+    }
+    for name in ["cpu_seconds_total", "memory_peak_bytes", "info", "guest_cpu_seconds_total", "io_bytes_total"] {
+        assert!(page.contains(&format!("\nkata_sandbox_{name}{{")), "{name}");
+    }
+    let end = "kata_sandbox_ended{cause=\"oom\",exit_code=\"\",namespace=\"ns\",pod=\"b\",sandbox_id=\"bb\",signal=\"9\"} 1\n";
+    assert!(page.contains(end));
+}
+
+#[test]
 fn absent_is_not_zero() {
     let unheard = ContainerPage { container: "app".into(), ..ContainerPage::default() };
-    let silent = SandboxPage { stats: None, guest: None, containers: vec![unheard], ..sandbox("aa", "a") };
+    let silent = SandboxPage { stats: None, guest: None, host: None, containers: vec![unheard], ..sandbox("aa", "a") };
     let page = page(&[silent], &everything(), Format::Text);
     assert!(!page.contains("container_") && !page.contains("_guest_") && page.contains("kata_sandbox_info{"));
 }

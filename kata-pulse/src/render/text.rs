@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use super::families::{Family, Labels, Scope, Type, Write};
 use super::{ForeignFamily, Selection};
-use crate::model::{ContainerPage, Level, SandboxPage};
+use crate::model::{ContainerPage, Histogram, Level, NamespaceStats, SandboxPage};
 
 /// The two text formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,15 +108,20 @@ impl<'a> Writer<'a> {
         Self { out: Vec::with_capacity(bytes), format, selection, prepared }
     }
 
-    pub(super) fn family(&mut self, family: &Family, sandboxes: &[SandboxPage]) {
+    pub(super) fn family(&mut self, family: &Family, sandboxes: &[SandboxPage], namespaces: &[NamespaceStats]) {
         let Self { out, format, selection, prepared } = self;
         let mut sink = Sink { out, format: *format, family, subject: Subject::Agent, begun: false };
         let pods = selection.has(family, Level::Pod) && !family.of_pod.is_empty();
         let containers = selection.has(family, Level::Container) && !family.of_container.is_empty();
-        if let Write::All(write) = family.write {
-            return write(sandboxes, &mut sink);
+        match family.write {
+            Write::All(write) => return write(sandboxes, &mut sink),
+            Write::Namespace(write) => return namespaces.iter().for_each(|namespace| write(namespace, &mut sink)),
+            _ => {}
         }
         for (sandbox, prepared) in sandboxes.iter().zip(prepared.iter()) {
+            if sandbox.end.is_some() && !family.outlives_its_sandbox() {
+                continue;
+            }
             if pods {
                 sink.subject = match family.scope {
                     Scope::Cadvisor => Subject::Standard(&prepared.pod),
@@ -150,6 +155,7 @@ fn write_pod(write: Write, sandbox: &SandboxPage, sink: &mut Sink<'_>) {
         (Write::Value(value), Some(stats), _) => sink.put(&[], value(stats)),
         (Write::Series(series), Some(stats), _) => series(stats, sink),
         (Write::Guest(series), _, Some(guest)) => series(guest, sink),
+        (Write::Host(series), ..) => sandbox.host.iter().for_each(|host| series(host, sink)),
         (Write::Sandbox(series), ..) => series(sandbox, sink),
         _ => {}
     }
@@ -167,11 +173,34 @@ fn write_container(write: Write, container: &ContainerPage, sink: &mut Sink<'_>)
 impl Sink<'_> {
     /// One sample, unless there is no value. `labels` are the family's own.
     pub fn put(&mut self, labels: Labels<'_>, value: Option<f64>) {
-        let Some(value) = value.filter(|value| value.is_finite()) else { return };
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            self.sample("", labels, value);
+        }
+    }
+
+    /// A bucket for each bound and one above, sum and count, unless nothing was ever counted.
+    pub fn put_histogram(&mut self, labels: Labels<'_>, histogram: &Histogram) {
+        let count: u64 = histogram.counts.iter().sum();
+        if count == 0 {
+            return;
+        }
+        let mut below = 0;
+        for (at, counted) in histogram.counts.iter().enumerate() {
+            below += counted;
+            let bound = histogram.bounds.get(at).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample("_bucket", &labels, below as f64);
+        }
+        self.sample("_sum", labels, histogram.sum_seconds);
+        self.sample("_count", labels, count as f64);
+    }
+
+    fn sample(&mut self, suffix: &str, labels: Labels<'_>, value: f64) {
         if !std::mem::replace(&mut self.begun, true) {
             self.head();
         }
         self.out.extend_from_slice(self.family.name.as_bytes());
+        self.out.extend_from_slice(suffix.as_bytes());
         match self.subject {
             Subject::Standard(standard) => standard_labels(self.out, standard, labels),
             Subject::Sandbox(prepared) => {
@@ -193,7 +222,7 @@ impl Sink<'_> {
                 Some(base) => (base, "counter"),
                 None => (family.name, "unknown"),
             },
-            (Format::OpenMetrics, Type::Gauge) => (family.name, "gauge"),
+            (Format::OpenMetrics, kind) => (family.name, kind.as_str()),
         };
         let _ = writeln!(self.out, "# HELP {name} {}\n# TYPE {name} {kind}", family.help);
     }

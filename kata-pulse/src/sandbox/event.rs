@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{Process, Runtime, SandboxId, Version, Vmm};
+use super::{ExitAccount, Process, Runtime, SandboxId, Version, Vmm};
 
 /// Who noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ impl EventSource {
 }
 
 /// One change, with who noticed it and when the kernel did it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DiscoveryEvent {
     pub source: EventSource,
     /// Kernel's time of the change since boot; `None` where the kernel does not tell.
@@ -34,7 +34,7 @@ pub struct DiscoveryEvent {
     pub change: Change,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Appeared(Appeared),
     /// The directory is no longer below its base.
@@ -42,7 +42,7 @@ pub enum Change {
     /// The files in the directory were read anew.
     Files(SandboxId, DirectoryFacts),
     ProcessStarted(SandboxId, ProcessFound),
-    ProcessEnded(SandboxId, Process, Option<ExitStatus>),
+    ProcessEnded(SandboxId, Process, ProcessExit),
 }
 
 /// A directory that is a sandbox by name and place.
@@ -92,6 +92,27 @@ pub struct DirectoryFacts {
 pub struct NamedPid {
     pub pid: u32,
     pub written: SystemTime,
+}
+
+/// What is known of the end of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessExit {
+    pub status: Option<ExitStatus>,
+    /// `None`: nobody read it in the kernel.
+    pub account: Option<ExitAccount>,
+    /// The account was read when the process was gone. Otherwise it lacks what the last thread used since the clock
+    /// tick before its end, and for the end itself.
+    pub account_is_final: bool,
+}
+
+impl ProcessExit {
+    /// Adds what somebody else tells of the same end.
+    pub fn learn(&mut self, other: Self) {
+        self.status = self.status.or(other.status);
+        if other.account.is_some() && (self.account.is_none() || other.account_is_final) {
+            (self.account, self.account_is_final) = (other.account, other.account_is_final);
+        }
+    }
 }
 
 /// How a process ended, as the kernel encodes it.

@@ -10,7 +10,15 @@ pub struct Identity {
     pub runtime_handler: String,
     /// The pod's cgroup as the kubelet sent it, e.g. `/kubepods/burstable/pod<uid>` or the expanded slice path.
     pub cgroup_parent: Option<String>,
+    pub overhead: Overhead,
     /// The runtime still calls the sandbox ready.
     pub ready: bool,
     pub created_unix_ns: Option<i64>,
+}
+
+/// What the RuntimeClass declares as a pod's overhead; `None` where it declares nothing, or nobody tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overhead {
+    pub memory_bytes: Option<i64>,
+    pub cpu_millicores: Option<i64>,
 }

@@ -4,16 +4,20 @@
 mod container;
 mod event;
 mod evidence;
+mod host;
 mod id;
 mod identity;
 mod process;
 mod source;
 
 pub use container::{Container, ContainerId, Containers, Limits};
-pub use event::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessFound};
+pub use event::{
+    Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, ExitStatus, NamedPid, ProcessExit, ProcessFound,
+};
 pub use evidence::{AgentAddress, Evidence, Version};
+pub use host::{CpuTimes, ExitAccount, HostRole, IoTotals};
 pub use id::{InvalidSandboxId, SandboxId};
-pub use identity::Identity;
+pub use identity::{Identity, Overhead};
 pub use process::{Pid, Process, ProcessRole};
 pub use source::{Source, SourceState};
 
@@ -121,6 +125,8 @@ pub struct Sandbox {
     pub vmm_from_state: Option<Vmm>,
     pub vmm_from_process: Option<Vmm>,
     pub state: SandboxState,
+    /// The runtime itself has written that it stopped the sandbox.
+    pub is_stopped: bool,
     /// A `shim-monitor.sock` has been seen in the directory.
     pub has_socket: bool,
     pub processes: Vec<Process>,

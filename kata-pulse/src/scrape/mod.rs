@@ -21,7 +21,7 @@ pub use query::{MetricsQuery, UnknownSandbox};
 use crate::model::{ContainerPage, Limits, SandboxPage, SourcePage};
 use crate::render::{self, ForeignFamily};
 use crate::sandbox::{Container, Sandbox, SandboxState, Snapshot, Source, SourceState};
-use crate::store::{Reading, SourceReading, Store, index};
+use crate::store::{Ended, PodSource, Reading, SourceReading, Store, index};
 use crate::telemetry::Own;
 
 /// How old the agent's own numbers on a page may be.
@@ -135,7 +135,15 @@ impl Scraper {
             .zip(readings)
             .map(|(sandbox, reading)| sandbox_page(sandbox, reading, &self.0.host, self.0.started.elapsed()))
             .collect();
-        let sandboxes = one_per_pod(sandboxes, snapshot);
+        let mut sandboxes = one_per_pod(sandboxes, snapshot);
+        // A page about one sandbox is about one that lives.
+        let (ended, namespaces) = match query.sandbox {
+            Some(_) => Default::default(),
+            None => (self.0.store.ended(), self.0.store.namespaces()),
+        };
+        // An id that lives again is told of once.
+        let gone = ended.iter().filter(|ended| !snapshot.contains_key(&ended.sandbox.id));
+        sandboxes.extend(gone.map(|ended| ended_page(ended, &self.0.host)));
         // A page about one sandbox is about that sandbox.
         let own = if query.sandbox.is_some() { Vec::new() } else { self.0.own.families() };
         let own = own.into_iter().map(|family| ForeignFamily {
@@ -147,7 +155,7 @@ impl Scraper {
         foreign.sort_by(|one, other| one.name.cmp(&other.name));
         let expected = if query.is_whole() { self.0.last_bytes.load(Ordering::Relaxed) } else { 0 };
         let wants = |name: &str| query.wants(name);
-        let page = render::render(&sandboxes, &foreign, &self.0.selection, format, expected, wants);
+        let page = render::render(&sandboxes, &namespaces, &foreign, &self.0.selection, format, expected, wants);
         if query.is_whole() {
             self.0.last_bytes.store(page.len(), Ordering::Relaxed);
         }
@@ -229,13 +237,34 @@ fn sandbox_page(sandbox: &Sandbox, reading: Reading, host: &HostView, since_star
         state: sandbox.state.as_str(),
         runtime_handler: identity.runtime_handler,
         shim_version: sandbox.shim_version.map(|version| version.to_string()).unwrap_or_default(),
-        pod_source: if reading.guest_from.is_some() { "guest" } else { "" },
+        pod_source: reading.pod_source.map_or("", PodSource::as_str),
         cgroup_mode: host.cgroup_mode,
         sources: sources.collect(),
         containers: sandbox.containers.iter().filter(|_| is_asked).map(|one| container_page(one, &reading)).collect(),
         raw: if shown { reading.raw } else { Arc::default() },
-        stats: reading.stats.filter(|_| shown),
+        stats: match reading.pod_source {
+            Some(PodSource::Host) => reading.host_stats.filter(|_| named),
+            _ => reading.stats.filter(|_| shown),
+        },
         guest: reading.guest.filter(|_| shown),
+        host: reading.host.filter(|_| named),
+        end: None,
+    }
+}
+
+/// What stays of a sandbox that is no more.
+fn ended_page(ended: &Ended, host: &HostView) -> SandboxPage {
+    let reading = ended.reading.clone();
+    let (guest, numbers) = (reading.guest.clone(), reading.host.clone());
+    let page = sandbox_page(&ended.sandbox, reading, host, Duration::ZERO);
+    SandboxPage {
+        stats: None,
+        containers: Vec::new(),
+        raw: Arc::default(),
+        guest,
+        host: numbers,
+        end: Some(ended.end.clone()),
+        ..page
     }
 }
 

@@ -67,6 +67,7 @@ fn sandbox(id: &str, pod: Option<&str>) -> (SandboxId, Arc<Sandbox>) {
         vmm_from_state: None,
         vmm_from_process: pod.map(|_| Vmm::Qemu),
         state: SandboxState::Running,
+        is_stopped: false,
         has_socket: true,
         processes: vec![Process { role: ProcessRole::Vmm, pid: Pid(42), start_ticks: 7 }],
         shim_version: None,

@@ -62,6 +62,8 @@ struct Inner {
     ebpf_run: Family<Labels, Seconds>,
     leftovers: Family<Labels, Gauge>,
     orphans: Family<Labels, Gauge>,
+    startup: Histograms,
+    ended: Counters,
     process: ProcessGauges,
 }
 
@@ -111,6 +113,8 @@ impl Own {
             ebpf_run: register(r, "kata_pulse_ebpf_program_run_seconds_total", Family::default()),
             leftovers: register(r, "kata_pulse_leftovers", Family::default()),
             orphans: register(r, "kata_pulse_orphans", Family::default()),
+            startup: register(r, "kata_pulse_sandbox_startup_seconds", histograms()),
+            ended: register(r, "kata_pulse_sandboxes_ended_total", Counters::default()),
             process,
             registry,
         }))
@@ -184,6 +188,17 @@ impl Own {
 
     pub fn orphans(&self, kind: &'static str, count: usize) {
         set(&self.0.orphans.get_or_create(&vec![("kind", kind.into())]), count as u64);
+    }
+
+    /// `stage`: shim_exec, vmm_exec, socket, guest, first_container.
+    pub fn sandbox_started(&self, stage: &'static str, runtime: &'static str, vmm: &'static str, took: Duration) {
+        let labels = vec![("runtime", runtime.into()), ("stage", stage.into()), ("vmm", vmm.into())];
+        self.0.startup.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// `cause`: orderly, vmm, shim, virtiofsd, guest, oom, unknown.
+    pub fn sandbox_ended(&self, vmm: &'static str, cause: &'static str) {
+        self.0.ended.get_or_create(&vec![("cause", cause.into()), ("vmm", vmm.into())]).inc();
     }
 
     /// What was not read stays off the page.
@@ -265,6 +280,8 @@ mod tests {
         own.ebpf_program("fexit_mkdir", false, "not \"supported\"");
         own.ebpf_program_totals("fexit_mkdir", 7, Duration::from_micros(1500));
         own.leftovers("stale", 4);
+        own.sandbox_started("socket", "go", "qemu", Duration::from_millis(700));
+        own.sandbox_ended("qemu", "orderly");
         own.orphans("vmm", 0);
         own.process(&super::super::process::read_process().unwrap());
         own

@@ -64,4 +64,16 @@ pub const OWN_FAMILIES: &[OwnRow] = &[
     row("kata_pulse_process_threads", G, "", "Threads of the agent."),
     row("kata_pulse_process_virtual_memory_bytes", G, "", "Virtual memory of the agent."),
     row("kata_pulse_render_duration_seconds", H, "", "Time that rendering one page took."),
+    row(
+        "kata_pulse_sandbox_startup_seconds",
+        H,
+        "runtime, stage, vmm",
+        "From a sandbox's beginning, as the container runtime tells it, else its shim's, to a stage of its start.",
+    ),
+    row(
+        "kata_pulse_sandboxes_ended_total",
+        C,
+        "cause, vmm",
+        "Sandboxes that ended since the agent began, by what died first.",
+    ),
 ];

@@ -31,6 +31,8 @@ use truth::World;
 
 /// Scrapes after the restart that make a full window of ten and a rule evaluation with such a window behind it.
 const SCRAPES: usize = 12;
+/// Each waits for one more scrape.
+const ATTEMPTS: usize = 5;
 
 fn must_be_real() -> bool {
     std::env::var_os("KATA_PULSE_REQUIRE_REAL").is_some()
@@ -66,16 +68,33 @@ async fn run(mut node: SimulatedNode, pace: &Pace) {
     }
     node.restart();
     let before: Vec<usize> = started.iter().map(|(_, prometheus)| prometheus.scrapes(pace)).collect();
+    let mut waited = SCRAPES;
+    for attempt in 1..=ATTEMPTS {
+        for ((setup, prometheus), before) in started.iter().zip(&before) {
+            prometheus.until_scraped(setup.targets(), before + waited, pace).await;
+        }
+        let complaints = complaints(&started, &node, pace);
+        if complaints.is_empty() {
+            break;
+        }
+        // A scrape that came a second late makes the rates over it wrong, and those alone: they are asked again when
+        // it has left their windows.
+        println!("attempt {attempt} of {ATTEMPTS}: {}", complaints.join("\n"));
+        assert!(attempt < ATTEMPTS, "{}", complaints.join("\n"));
+        waited += 1;
+    }
+    assert_eq!(node.harm(), (0, 0), "shims killed, questions to every shim");
+}
+
+fn complaints(started: &[(Setup, Prometheus)], node: &SimulatedNode, pace: &Pace) -> Vec<String> {
     let mut complaints = Vec::new();
-    for ((setup, prometheus), before) in started.iter().zip(before) {
-        prometheus.until_scraped(setup.targets(), before + SCRAPES, pace).await;
-        complaints.extend(queries(prometheus, *setup, &node, pace));
+    for (setup, prometheus) in started {
+        complaints.extend(queries(prometheus, *setup, node, pace));
         complaints.extend(checks(prometheus, *setup));
     }
     let (_, of_kubelets_job) = &started[0];
     complaints.extend(restarts(of_kubelets_job, pace));
-    assert_eq!(node.harm(), (0, 0), "shims killed, questions to every shim");
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    complaints
 }
 
 /// Which of the tables can be answered in a set-up, and whether they were.

@@ -6,12 +6,13 @@ use anyhow::{Context, bail};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::UnshareFlags,
+    time::{ClockId, clock_gettime},
 };
 
 /// Everything after this argument is for [`run`].
 pub const FLAG: &str = "--probe-child";
 
-/// `exit N`, `threads N`, `hang`, `fork N`, `forge-mkdir BASE NAME`, `forge-exec FILE ID`.
+/// `exit N`, `threads N`, `burn MS`, `hang`, `fork N`, `forge-mkdir BASE NAME`, `forge-exec FILE ID`.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -24,6 +25,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
             std::thread::sleep(Duration::from_millis(20));
             std::process::exit(code.parse()?)
         }
+        ["burn", milliseconds] => burn(Duration::from_millis(milliseconds.parse()?))?,
         ["hang"] => std::thread::sleep(Duration::from_secs(60)),
         ["fork", code] => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -42,6 +44,18 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
         }
         _ => bail!("unknown child: {words:?}"),
     }
+    Ok(())
+}
+
+/// In four threads, of which the first ends last.
+fn burn(whole: Duration) -> anyhow::Result<()> {
+    let used = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    let threads: Vec<_> =
+        (0..3).map(|_| std::thread::spawn(move || while used(ClockId::ThreadCPUTime) < whole / 4 {})).collect();
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+    }
+    while used(ClockId::ProcessCPUTime) < whole {}
     Ok(())
 }
 

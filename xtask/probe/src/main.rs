@@ -27,28 +27,28 @@ const RUNGS: [Rung; 5] = [
     Rung {
         name: "fexit",
         hook: "fexit/",
-        hide: Hidden { btf: false, fexit: false, kprobes: true, last_thread: false },
+        hide: Hidden { btf: false, fexit: false, kprobes: true, last_thread: false, releases: false },
     },
     Rung {
         name: "kprobe",
         hook: "kprobe/",
-        hide: Hidden { btf: false, fexit: true, kprobes: false, last_thread: false },
+        hide: Hidden { btf: false, fexit: true, kprobes: false, last_thread: false, releases: false },
     },
     Rung {
         name: "syscalls",
         hook: "tracepoint/",
-        hide: Hidden { btf: false, fexit: true, kprobes: true, last_thread: false },
+        hide: Hidden { btf: false, fexit: true, kprobes: true, last_thread: false, releases: false },
     },
     Rung {
         name: "plain",
         hook: "tracepoint/",
-        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: false },
+        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: false, releases: false },
     },
     // As on a kernel whose exit tracepoint does not know the last thread (6.1), without BTF.
     Rung {
         name: "plain without exits",
         hook: "tracepoint/",
-        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: true },
+        hide: Hidden { btf: true, fexit: true, kprobes: true, last_thread: true, releases: false },
     },
 ];
 

@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use kata_pulse_probe::ebpf::{EbpfWatch, ExitStatus, KernelEvent, Origin, Program};
+use kata_pulse_probe::ebpf::{Account, EbpfWatch, ExitStatus, KernelEvent, Origin, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     child::FLAG,
     report::{Report, arrivals},
 };
+
+/// CPU time that a process is to use.
+const BURN_MS: u64 = 60;
 
 pub async fn check(watch: &mut EbpfWatch, place: &Path, no_btf: bool, report: &mut Report) {
     let vmm = match install(place) {
@@ -22,6 +25,11 @@ pub async fn check(watch: &mut EbpfWatch, place: &Path, no_btf: bool, report: &m
     if watch.sees("exit") {
         let result = code_and_argv(watch, &vmm, no_btf).await;
         report.check("exec with argv, exit with code", result);
+        if no_btf {
+            report.skip("what a process used", "without BTF nobody can say where the kernel keeps it");
+        } else {
+            report.check("what a process used", used(watch, &vmm).await);
+        }
         report.check("exit by signal", signal(watch, &vmm, no_btf).await);
         report.check("threads that end are no process that ends", threads(watch, &vmm).await);
         report.check("a process that a tracked one forks", forked(watch, &vmm).await);
@@ -59,7 +67,7 @@ async fn run(watch: &mut EbpfWatch, vmm: &Path, id: &str, words: &[&str]) -> any
 
 fn exits(events: &[KernelEvent], pid: u32) -> Vec<Option<ExitStatus>> {
     let of = events.iter().filter_map(|event| match event {
-        KernelEvent::Exit { process, status } if process.pid == pid => Some(*status),
+        KernelEvent::Exit { process, status, .. } if process.pid == pid => Some(*status),
         _ => None,
     });
     of.collect()
@@ -102,6 +110,28 @@ async fn by_pidfd(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
     let events = arrivals(watch).await;
     let exits = events.iter().filter(|event| matches!(event, KernelEvent::Exit { .. }));
     ensure!(exits.count() == 0, "told by a program that cannot know: {events:?}");
+    Ok(())
+}
+
+/// By its own clock, and again when it is released.
+async fn used(watch: &mut EbpfWatch, vmm: &Path) -> anyhow::Result<()> {
+    let (pid, events) = run(watch, vmm, "sandbox-abc", &["burn", &BURN_MS.to_string()]).await?;
+    let at_exit = events.iter().find_map(|event| match event {
+        KernelEvent::Exit { process, account, .. } if process.pid == pid => *account,
+        _ => None,
+    });
+    let at_release = events.iter().find_map(|event| match event {
+        KernelEvent::Released { process, account, .. } if process.pid == pid => *account,
+        _ => None,
+    });
+    let (first, last) = (at_exit.context("no account at its exit")?, at_release.context("none at its release")?);
+    let ns = |account: &Account| account.user_ns + account.system_ns + account.guest_ns;
+    println!("     burnt {BURN_MS} ms: {} us at its exit, {} us at its release", ns(&first) / 1000, ns(&last) / 1000);
+    // Its threads are four; a clock tick is at most 10 ms.
+    ensure!(ns(&first) + 10_000_000 >= BURN_MS * 1_000_000 && ns(&last) >= BURN_MS * 1_000_000, "{first:?} {last:?}");
+    ensure!(ns(&last) >= ns(&first) && last.is_final && !first.is_final, "{first:?} {last:?}");
+    ensure!(last.minor_faults > 0 && last.peak_rss > 0 && last.voluntary_switches > 0, "{last:?}");
+    ensure!(last.io.is_none_or(|io| io.read_calls > 0), "{last:?}");
     Ok(())
 }
 

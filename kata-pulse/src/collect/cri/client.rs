@@ -33,6 +33,8 @@ const WELL_KNOWN: [&str; 5] = [
     "/var/snap/microk8s/common/run/containerd.sock",
     "/run/crio/crio.sock",
 ];
+/// Extension of a sandbox's record in containerd: what the kubelet sent.
+const SANDBOX_METADATA: &str = "io.cri-containerd.sandbox.metadata";
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Of the question for the handlers, which names wait for.
 const HANDLERS_DEADLINE: Duration = Duration::from_millis(500);
@@ -237,8 +239,12 @@ impl Client {
 
     /// From containerd's database, without its shim.
     async fn spec(&self, id: &SandboxId) -> Result<Option<Details>, CriError> {
-        let spec = self.get_container(id.as_str()).await?.and_then(|container| container.spec);
-        Ok(spec.and_then(|spec| parse::details_of_spec(&spec.value)))
+        let Some(record) = self.get_container(id.as_str()).await? else { return Ok(None) };
+        let mut details = record.spec.and_then(|spec| parse::details_of_spec(&spec.value)).unwrap_or_default();
+        if let Some(metadata) = record.extensions.get(SANDBOX_METADATA) {
+            details.overhead = parse::overhead_of_metadata(&metadata.value);
+        }
+        Ok(Some(details))
     }
 
     /// The running workload containers of all pods, from the runtime's memory.

@@ -362,6 +362,7 @@ impl Following {
             match self.details.get(id) {
                 Some(Details::Known(details)) => {
                     identity.cgroup_parent.clone_from(&details.cgroup_parent);
+                    identity.overhead = details.overhead;
                     if identity.runtime_handler.is_empty() {
                         identity.runtime_handler.clone_from(&details.runtime_handler);
                     }

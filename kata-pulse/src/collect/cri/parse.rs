@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::proto::cri;
-use crate::sandbox::{ContainerId, Identity, Limits, SandboxId};
+use crate::sandbox::{ContainerId, Identity, Limits, Overhead, SandboxId};
 
 /// Kubernetes' own bounds are 253 for names; a longer string is nobody's name.
 const NAME_BYTES: usize = 512;
@@ -15,6 +15,7 @@ const NAME_BYTES: usize = 512;
 pub struct Details {
     pub cgroup_parent: Option<String>,
     pub runtime_handler: String,
+    pub overhead: Overhead,
 }
 
 /// One entry of the runtime's list.
@@ -29,6 +30,7 @@ pub(super) fn identity(sandbox: cri::PodSandbox) -> Option<(SandboxId, Identity)
         cgroup_parent: None,
         ready: sandbox.state == i32::from(cri::PodSandboxState::SandboxReady),
         created_unix_ns: Some(sandbox.created_at).filter(|&created| created > 0),
+        overhead: Overhead::default(),
     };
     Some((id, identity))
 }
@@ -203,21 +205,67 @@ pub fn details_of_status(json: &[u8]) -> Option<Details> {
         spec: Option<Spec>,
         config: Option<Config>,
     }
-    #[derive(Deserialize)]
-    struct Config {
-        linux: Option<ConfigLinux>,
-    }
-    #[derive(Deserialize)]
-    struct ConfigLinux {
-        cgroup_parent: Option<String>,
-    }
     let info: Info = serde_json::from_slice(json).ok()?;
-    let sent = info.config.and_then(|config| config.linux).and_then(|linux| linux.cgroup_parent);
     let mut details = info.spec.and_then(details).unwrap_or_default();
-    if let Some(parent) = sent.filter(|parent| is_cgroup(parent)) {
-        details.cgroup_parent = Some(parent);
+    if let Some(linux) = info.config.and_then(|config| config.linux) {
+        if let Some(parent) = linux.cgroup_parent.filter(|parent| is_cgroup(parent)) {
+            details.cgroup_parent = Some(parent);
+        }
+        details.overhead = linux.overhead.map(LinuxResources::as_overhead).unwrap_or(details.overhead);
     }
     Some(details)
+}
+
+/// From what containerd's CRI plugin keeps with the sandbox's record.
+pub fn overhead_of_metadata(json: &[u8]) -> Overhead {
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(rename = "Metadata")]
+        metadata: Option<Metadata>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(rename = "Config")]
+        config: Option<Config>,
+    }
+    let config = serde_json::from_slice::<Versioned>(json).ok().and_then(|known| known.metadata?.config);
+    let sent = config.and_then(|config| config.linux?.overhead);
+    sent.map(LinuxResources::as_overhead).unwrap_or_default()
+}
+
+/// The kubelet's own words: CRI's PodSandboxConfig.
+#[derive(Deserialize)]
+struct Config {
+    linux: Option<ConfigLinux>,
+}
+
+#[derive(Deserialize)]
+struct ConfigLinux {
+    cgroup_parent: Option<String>,
+    overhead: Option<LinuxResources>,
+}
+
+/// CRI's LinuxContainerResources.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LinuxResources {
+    cpu_period: i64,
+    cpu_quota: i64,
+    cpu_shares: i64,
+    memory_limit_in_bytes: i64,
+}
+
+impl LinuxResources {
+    fn as_overhead(self) -> Overhead {
+        let by_quota = self.cpu_quota.checked_mul(1000).filter(|_| self.cpu_quota > 0 && self.cpu_period > 0);
+        let by_shares = self.cpu_shares.checked_mul(1000).filter(|_| self.cpu_shares > 0);
+        Overhead {
+            memory_bytes: Some(self.memory_limit_in_bytes).filter(|&bytes| bytes > 0),
+            cpu_millicores: by_quota
+                .map(|quota| quota / self.cpu_period)
+                .or_else(|| by_shares.map(|shares| shares / 1024)),
+        }
+    }
 }
 
 fn details(spec: Spec) -> Option<Details> {
@@ -228,7 +276,11 @@ fn details(spec: Spec) -> Option<Details> {
         None => from_path(),
     };
     let runtime_handler = annotation("io.kubernetes.cri-o.RuntimeHandler").map(bounded).unwrap_or_default();
-    Some(Details { cgroup_parent, runtime_handler })
+    let overhead = annotation("io.kubernetes.cri-o.PodLinuxOverhead")
+        .or_else(|| annotation("pod-linux-overhead.crio.io"))
+        .and_then(|json| serde_json::from_str::<LinuxResources>(&json).ok());
+    let overhead = overhead.map(LinuxResources::as_overhead).unwrap_or_default();
+    Some(Details { cgroup_parent, runtime_handler, overhead })
 }
 
 /// The pod's cgroup, told by the cgroup of a container in it: `<parent>/<id>`, or `<slice>:<prefix>:<id>`.
@@ -293,6 +345,7 @@ mod tests {
         let expected = Details {
             cgroup_parent: Some("/kubepods.slice/kubepods-podu.slice".into()),
             runtime_handler: "kata-qemu".into(),
+            overhead: Overhead::default(),
         };
         assert_eq!(details_of_status(json), Some(expected));
     }
@@ -353,11 +406,29 @@ mod tests {
         assert_eq!(details_of_status(nulls), Some(Details::default()));
     }
 
+    #[test]
+    fn declared_overhead_is_found_wherever_it_is_kept() {
+        let overhead = r#"{"cpu_period":100000,"cpu_quota":25000,"cpu_shares":256,"memory_limit_in_bytes":335544320}"#;
+        let right = Overhead { memory_bytes: Some(335_544_320), cpu_millicores: Some(250) };
+        let kept = format!(r#"{{"Version":"v1","Metadata":{{"Config":{{"linux":{{"overhead":{overhead}}}}}}}}}"#);
+        assert_eq!(overhead_of_metadata(kept.as_bytes()), right);
+        let verbose = format!(r#"{{"config":{{"linux":{{"overhead":{overhead}}}}}}}"#);
+        assert_eq!(details_of_status(verbose.as_bytes()).unwrap().overhead, right);
+        let annotated = serde_json::json!({"annotations": {"io.kubernetes.cri-o.PodLinuxOverhead": overhead}});
+        assert_eq!(details_of_spec(annotated.to_string().as_bytes()).unwrap().overhead, right);
+        let shares = br#"{"config":{"linux":{"overhead":{"cpu_shares":512}}}}"#;
+        let by_shares = Overhead { memory_bytes: None, cpu_millicores: Some(500) };
+        assert_eq!(details_of_status(shares).unwrap().overhead, by_shares);
+        for nothing in [&b"{}"[..], b"x", br#"{"Metadata":{"Config":{"linux":{"overhead":{}}}}}"#] {
+            assert_eq!(overhead_of_metadata(nothing), Overhead::default());
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,60}") {
             let _ = (details_of_spec(&bytes), details_of_status(&bytes), pod_cgroup(&text), container_cgroup(&text));
-            let _ = (details_of_record(text, &bytes), details_of_container_status(&bytes));
+            let _ = (details_of_record(text, &bytes), details_of_container_status(&bytes), overhead_of_metadata(&bytes));
         }
     }
 }

@@ -3,6 +3,8 @@
 use kata_pulse_common as abi;
 use kata_pulse_common::{DirectoryEvent, ExecEvent, ProcessEvent, Record};
 
+use super::account::Account;
+
 /// Something happened in the kernel. A hint: whoever acts on it looks for himself first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelEvent {
@@ -18,10 +20,17 @@ pub enum KernelEvent {
         process: Process,
         may_be_thread: bool,
     },
-    /// The last thread of a tracked process ended. `None`: the status could not be read.
+    /// The last thread of a tracked process ended. `None`: the status or what it had used could not be read.
     Exit {
         process: Process,
         status: Option<ExitStatus>,
+        account: Option<Account>,
+    },
+    /// It was waited for and is gone. Of the process only its id and start are told.
+    Released {
+        process: Process,
+        status: Option<ExitStatus>,
+        account: Option<Account>,
     },
     DirectoryMade(Directory),
     DirectoryRemoved(Directory),
@@ -95,8 +104,14 @@ impl KernelEvent {
                 Self::Fork { process: process(&event), may_be_thread: event.flags & abi::FLAG_MAYBE_THREAD != 0 }
             }
             Record::Exit(event) => Self::Exit {
-                process: process(&event),
-                status: (event.flags & abi::FLAG_EXIT_CODE != 0).then(|| status(event.exit_code)),
+                process: process(&event.process),
+                status: exit_status(&event.process),
+                account: Account::parse(event.process.flags, &event.account, false),
+            },
+            Record::Released(event) => Self::Released {
+                process: process(&event.process),
+                status: exit_status(&event.process),
+                account: Account::parse(event.process.flags, &event.account, true),
             },
             Record::Made(event) => Self::DirectoryMade(directory(&event)?),
             Record::Removed(event) => Self::DirectoryRemoved(directory(&event)?),
@@ -106,14 +121,20 @@ impl KernelEvent {
     /// Nanoseconds since boot, suspended time included, when the kernel saw it.
     pub fn boot_ns(&self) -> u64 {
         match self {
-            Self::Exec { process, .. } | Self::Fork { process, .. } | Self::Exit { process, .. } => process.boot_ns,
+            Self::Exec { process, .. }
+            | Self::Fork { process, .. }
+            | Self::Exit { process, .. }
+            | Self::Released { process, .. } => process.boot_ns,
             Self::DirectoryMade(directory) | Self::DirectoryRemoved(directory) => directory.boot_ns,
         }
     }
 
     pub fn origin(&self) -> Origin {
         match self {
-            Self::Exec { process, .. } | Self::Fork { process, .. } | Self::Exit { process, .. } => process.origin,
+            Self::Exec { process, .. }
+            | Self::Fork { process, .. }
+            | Self::Exit { process, .. }
+            | Self::Released { process, .. } => process.origin,
             Self::DirectoryMade(directory) | Self::DirectoryRemoved(directory) => directory.origin,
         }
     }
@@ -167,6 +188,10 @@ fn program(value: u32) -> Program {
         abi::PROGRAM_JAILER => Program::Jailer,
         _ => Program::Other,
     }
+}
+
+fn exit_status(event: &ProcessEvent) -> Option<ExitStatus> {
+    (event.flags & abi::FLAG_EXIT_CODE != 0).then(|| status(event.exit_code))
 }
 
 fn status(raw: u32) -> ExitStatus {
@@ -262,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(kind in 0u32..7, mut bytes in proptest::collection::vec(any::<u8>(), 0..1024)) {
+        fn any_bytes_are_survived(kind in 0u32..8, mut bytes in proptest::collection::vec(any::<u8>(), 0..1024)) {
             if let Some(head) = bytes.get_mut(..4) {
                 head.copy_from_slice(&kind.to_ne_bytes());
             }

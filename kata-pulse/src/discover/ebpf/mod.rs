@@ -1,15 +1,13 @@
-//! Kernel events by eBPF: directories made and removed below the watched bases; exec, fork and exit of shims,
+//! Kernel events by eBPF: directories made and removed below the watched bases; exec, fork, exit and release of shims,
 //! hypervisors and their helpers. In: what to watch. Out: [`KernelEvent`]s in batches, hints all of them.
 //!
 //! facts ([`probe`]) → decision ([`plan`]) → action (`load`), then [`EbpfWatch`]. Blocking: [`start`] about
 //! 0.1 s, [`EbpfWatch::detach`] up to a second. Believing an event or not is the caller's job.
 
-mod btf;
+mod account;
 mod events;
-mod format;
 mod load;
 mod log;
-mod object;
 pub mod plan;
 pub mod probe;
 mod rings;
@@ -21,10 +19,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use account::{Account, AccountIo};
 pub use events::{Directory, ExitStatus, KernelEvent, Origin, Process, Program};
-pub use object::embedded;
 use tracing::{info, warn};
 pub use watch::EbpfWatch;
+
+use crate::kernel::give_memory_back;
+pub use crate::kernel::{ProgramStatus, RunStats, embedded};
 
 use load::HostNamespaces;
 use probe::KernelFacts;
@@ -91,26 +92,8 @@ pub struct Hidden {
     pub kprobes: bool,
     /// What the exit tracepoint says of the last thread, which kernels up to 6.1 do not have.
     pub last_thread: bool,
-}
-
-/// A program of the object: attached, or why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgramStatus {
-    pub name: &'static str,
-    /// exec, fork, exit or directories.
-    pub feature: &'static str,
-    pub hook: String,
-    pub attached: bool,
-    /// Empty when attached.
-    pub reason: String,
-}
-
-/// How often a program ran and for how long, as far as the kernel counts (kernel.bpf_stats_enabled).
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunStats {
-    pub name: &'static str,
-    pub runs: Option<u64>,
-    pub run_seconds: Option<f64>,
+    /// The release of a process: its account is then what it was at its exit.
+    pub releases: bool,
 }
 
 /// Sums over all CPUs, since the start.
@@ -181,18 +164,6 @@ pub fn start(options: &EbpfOptions) -> Result<EbpfWatch, EbpfError> {
     watch
 }
 
-/// Two thirds of what the agent would hold for ever is the kernel's BTF, parsed and dropped by now: the allocator keeps
-/// it unless told otherwise.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "a function of the C library")]
-fn give_memory_back() {
-    // SAFETY: takes no pointer, may be called at any time from any thread, and only returns free pages.
-    unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn give_memory_back() {}
-
 fn hide(mut facts: KernelFacts, hidden: Hidden) -> KernelFacts {
     if hidden.btf {
         facts.btf = Err("hidden for a test".to_owned());
@@ -206,6 +177,7 @@ fn hide(mut facts: KernelFacts, hidden: Hidden) -> KernelFacts {
         tracefs.formats.remove("sched:sched_process_exit");
     }
     facts.fexit = !hidden.fexit;
+    facts.releases = !hidden.releases;
     facts
 }
 

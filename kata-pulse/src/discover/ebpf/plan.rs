@@ -1,7 +1,6 @@
 //! Facts → which programs to try, in which order, and which numbers to hand over. Pure.
 //!
-//! A [`Ladder`] is one thing we want to know; its rungs are tried from the top until all programs of one
-//! attach. What was refused before anything was tried keeps its reason.
+//! What was refused before anything was tried keeps its reason.
 
 use std::collections::BTreeMap;
 
@@ -9,48 +8,7 @@ use super::{
     DirectoryMode,
     probe::{BtfFacts, FunctionFacts, KernelFacts, TracefsFacts},
 };
-
-/// Where a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    BtfTracepoint(&'static str),
-    Fexit(&'static str),
-    Kprobe(&'static str),
-    Tracepoints(&'static str, &'static [&'static str]),
-}
-
-impl Hook {
-    /// As people write it.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::BtfTracepoint(name) => format!("tp_btf/{name}"),
-            Self::Fexit(name) => format!("fexit/{name}"),
-            Self::Kprobe(name) => format!("kprobe/{name}"),
-            Self::Tracepoints(category, names) => format!("tracepoint/{category}:{}", names.join(",")),
-        }
-    }
-}
-
-/// A program of the object and its hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    pub program: &'static str,
-    pub hook: Hook,
-}
-
-/// One way to learn something: all its programs, or why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rung {
-    pub steps: Vec<Step>,
-    pub refused: Option<String>,
-}
-
-/// Ways to learn one thing, best first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ladder {
-    pub feature: &'static str,
-    pub rungs: Vec<Rung>,
-}
+use crate::kernel::{Hook, Ladder, Rung, Step, missing};
 
 /// What to load, and the globals it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +22,42 @@ pub struct Plan {
 /// What each inode comparison needs.
 const INODE: &[&str] = &["O_INODE_INO", "O_INODE_SB", "O_SB_DEV", "O_DENTRY_NAME", "O_DENTRY_NAME_LEN"];
 const LIVE: &[&str] = &["O_TASK_SIGNAL", "O_SIGNAL_LIVE"];
+/// What the account of a process takes, and its part about I/O, which a kernel may be built without.
+const ACCOUNT: &[&str] = &[
+    "O_TASK_SIGNAL",
+    "O_TASK_THREAD_NODE",
+    "O_TASK_UTIME",
+    "O_TASK_STIME",
+    "O_TASK_GTIME",
+    "O_TASK_RUNTIME",
+    "O_TASK_MIN_FLT",
+    "O_TASK_MAJ_FLT",
+    "O_TASK_NVCSW",
+    "O_TASK_NIVCSW",
+    "O_SIGNAL_THREADS",
+    "O_SIGNAL_UTIME",
+    "O_SIGNAL_STIME",
+    "O_SIGNAL_GTIME",
+    "O_SIGNAL_RUNTIME",
+    "O_SIGNAL_MIN_FLT",
+    "O_SIGNAL_MAJ_FLT",
+    "O_SIGNAL_NVCSW",
+    "O_SIGNAL_NIVCSW",
+    "O_SIGNAL_MAXRSS",
+    "O_SIGNAL_TOLD_UTIME",
+    "O_SIGNAL_TOLD_STIME",
+    "O_SIGNAL_STATS_SEQ",
+];
+const ACCOUNT_IO: &[&str] = &[
+    "O_TASK_SYSCR",
+    "O_TASK_SYSCW",
+    "O_TASK_READ",
+    "O_TASK_WRITE",
+    "O_SIGNAL_SYSCR",
+    "O_SIGNAL_SYSCW",
+    "O_SIGNAL_READ",
+    "O_SIGNAL_WRITE",
+];
 const ENTER: [(&str, &str, &[&str]); 4] = [
     ("mkdir_enter", "syscalls:sys_enter_mkdir", &["sys_enter_mkdir"]),
     ("mkdirat_enter", "syscalls:sys_enter_mkdirat", &["sys_enter_mkdirat"]),
@@ -100,7 +94,8 @@ pub fn plan(facts: &KernelFacts, directories: DirectoryMode) -> Plan {
             rung.refused.get_or_insert_with(|| FORKS_NEED_EXITS.to_owned());
         }
     }
-    let mut ladders = vec![exec, fork, exit];
+    let release = release_ladder(facts, &globals);
+    let mut ladders = vec![exec, fork, exit, release];
     if directories != DirectoryMode::Off {
         ladders.push(directory_ladder(facts, &globals, directories));
     }
@@ -125,6 +120,12 @@ fn globals(facts: &KernelFacts) -> BTreeMap<&'static str, u32> {
         if let Some(mkdir) = btf.mkdir {
             globals.insert("MKDIR_RETURNS_DENTRY", u32::from(mkdir.returns_pointer));
         }
+    }
+    if missing(&globals, ACCOUNT).is_none() {
+        globals.insert("HAS_ACCOUNT", 1);
+    }
+    if missing(&globals, ACCOUNT_IO).is_none() {
+        globals.insert("HAS_ACCOUNT_IO", 1);
     }
     if let Ok(tracefs) = &facts.tracefs {
         globals.extend(FIELDS.iter().filter_map(|&row| Some((row.0, field(tracefs, row)?))));
@@ -183,13 +184,22 @@ fn process(
     }
 }
 
-fn no_tracepoint(tracefs: &TracefsFacts, name: &str) -> Option<String> {
-    (!tracefs.formats.contains_key(name)).then(|| format!("the kernel has no tracepoint {name}"))
+/// By BTF only: the plain tracepoint does not give the task that is freed.
+fn release_ladder(facts: &KernelFacts, globals: &BTreeMap<&'static str, u32>) -> Ladder {
+    let refused = match &facts.btf {
+        Err(reason) => Some(reason.clone()),
+        Ok(_) if !facts.releases => Some("not to be used".to_owned()),
+        Ok(found) if !found.tracepoints.contains_key("sched_process_free") => {
+            Some("the kernel's BTF has no tracepoint sched_process_free".to_owned())
+        }
+        Ok(_) => missing(globals, ACCOUNT).or_else(|| missing(globals, &["O_TASK_PID", "O_TASK_TGID"])),
+    };
+    let steps = vec![Step { program: "free_btf", hook: Hook::BtfTracepoint("sched_process_free") }];
+    Ladder { feature: "release", rungs: vec![Rung { steps, refused }] }
 }
 
-fn missing(globals: &BTreeMap<&'static str, u32>, needed: &[&str]) -> Option<String> {
-    let lacking: Vec<&str> = needed.iter().copied().filter(|name| !globals.contains_key(name)).collect();
-    (!lacking.is_empty()).then(|| format!("not found in this kernel's BTF or tracefs: {}", lacking.join(", ")))
+fn no_tracepoint(tracefs: &TracefsFacts, name: &str) -> Option<String> {
+    (!tracefs.formats.contains_key(name)).then(|| format!("the kernel has no tracepoint {name}"))
 }
 
 fn directory_ladder(facts: &KernelFacts, globals: &BTreeMap<&'static str, u32>, mode: DirectoryMode) -> Ladder {

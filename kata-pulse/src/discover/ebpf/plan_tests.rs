@@ -1,12 +1,13 @@
-use super::super::format::Format;
 use super::*;
+use crate::kernel::{Format, parse_format};
 
 /// A kernel that offers everything, as 6.18 does.
 fn everything() -> KernelFacts {
-    let names = INODE.iter().chain(LIVE).chain(&["O_TASK_PID", "O_TASK_TGID"]);
+    let names = INODE.iter().chain(LIVE).chain(ACCOUNT).chain(ACCOUNT_IO).chain(&["O_TASK_PID", "O_TASK_TGID"]);
     let function = |arguments, returns_pointer| Some(FunctionFacts { dir: 1, arguments, returns_pointer });
-    let tracepoints = [("sched_process_exec", 3), ("sched_process_fork", 2), ("sched_process_exit", 2)];
-    let format = |line: &str| super::super::format::parse_format(line);
+    let tracepoints =
+        [("sched_process_exec", 3), ("sched_process_fork", 2), ("sched_process_exit", 2), ("sched_process_free", 1)];
+    let format = |line: &str| parse_format(line);
     let formats = [
         ("sched:sched_process_exec", "field:__data_loc char[] filename; offset:8; size:4;"),
         ("sched:sched_process_fork", "field:pid_t child_pid; offset:20; size:4;"),
@@ -33,6 +34,7 @@ fn everything() -> KernelFacts {
         tracefs: Ok(TracefsFacts { formats: formats.into_iter().map(|(n, l)| (n, format(l))).collect() }),
         kprobes: true,
         fexit: true,
+        releases: true,
     }
 }
 
@@ -61,25 +63,25 @@ fn every_kind_of_host_gets_the_best_it_offers() {
             "everything",
             |_| (),
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | mkdir_fexit mkdir_kretprobe",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf | mkdir_fexit mkdir_kretprobe",
         ),
         (
             "everything, syscalls on request",
             |_| (),
             DirectoryMode::Syscalls,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | mkdir_fexit mkdir_kretprobe directory_exit",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf | mkdir_fexit mkdir_kretprobe directory_exit",
         ),
         (
             "no directories",
             |_| (),
             DirectoryMode::Off,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf",
         ),
         (
             "no BTF",
             |facts| facts.btf = Err("none".into()),
             DirectoryMode::Syscalls,
-            "exec_plain | fork_plain | exit_plain | directory_exit",
+            "exec_plain | fork_plain | exit_plain |  | directory_exit",
         ),
         (
             "no BTF, exit without group_dead",
@@ -88,13 +90,13 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 tracefs(facts).formats.insert("sched:sched_process_exit", Format::default());
             },
             DirectoryMode::Auto,
-            "exec_plain |  |  | ",
+            "exec_plain |  |  |  | ",
         ),
         (
             "no tracefs",
             |facts| facts.tracefs = Err("not mounted".into()),
             DirectoryMode::Syscalls,
-            "exec_btf | fork_btf | exit_btf | mkdir_fexit mkdir_kretprobe",
+            "exec_btf | fork_btf | exit_btf | free_btf | mkdir_fexit mkdir_kretprobe",
         ),
         (
             "neither",
@@ -103,7 +105,7 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 facts.tracefs = Err("not mounted".into());
             },
             DirectoryMode::Syscalls,
-            " |  |  | ",
+            " |  |  |  | ",
         ),
         (
             "5.11: exit has one argument, mkdir starts with the parent",
@@ -112,7 +114,7 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 btf(facts).mkdir = Some(FunctionFacts { dir: 0, arguments: 3, returns_pointer: false });
             },
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf_live exit_plain | mkdir_fexit mkdir_kretprobe",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf_live exit_plain | free_btf | mkdir_fexit mkdir_kretprobe",
         ),
         (
             "one argument and no signal_struct.live",
@@ -121,7 +123,7 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 btf(facts).offsets.remove("O_SIGNAL_LIVE");
             },
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_plain | mkdir_fexit mkdir_kretprobe",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_plain | free_btf | mkdir_fexit mkdir_kretprobe",
         ),
         (
             "an inode without number",
@@ -129,19 +131,19 @@ fn every_kind_of_host_gets_the_best_it_offers() {
                 btf(facts).offsets.remove("O_INODE_INO");
             },
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | ",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf | ",
         ),
         (
             "rmdir of a shape we do not know",
             |facts| btf(facts).rmdir = Some(FunctionFacts { dir: 4, arguments: 6, returns_pointer: false }),
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | ",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf | ",
         ),
         (
             "no kprobes",
             |facts| facts.kprobes = false,
             DirectoryMode::Auto,
-            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | mkdir_fexit",
+            "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | free_btf | mkdir_fexit",
         ),
     ];
     for (host, change, directories, expected) in cases {
@@ -160,13 +162,32 @@ fn globals_carry_the_functions_shapes() {
 }
 
 #[test]
+fn an_account_takes_all_of_its_offsets() {
+    let has = |facts: &KernelFacts| {
+        let globals = plan(facts, DirectoryMode::Off).globals;
+        (globals.get("HAS_ACCOUNT").copied(), globals.get("HAS_ACCOUNT_IO").copied())
+    };
+    assert_eq!(has(&everything()), (Some(1), Some(1)));
+    let mut facts = everything();
+    btf(&mut facts).offsets.remove("O_TASK_SYSCR");
+    assert_eq!(has(&facts), (Some(1), None), "a kernel without accounting of I/O");
+    btf(&mut facts).offsets.remove("O_SIGNAL_MAXRSS");
+    assert_eq!(has(&facts), (None, None));
+    assert_eq!(
+        tried(&facts, DirectoryMode::Off),
+        "exec_btf exec_plain | fork_btf fork_plain | exit_btf exit_plain | ",
+        "nothing to tell at the release"
+    );
+}
+
+#[test]
 fn arm_has_no_mkdir_of_its_own() {
     let mut facts = everything();
     tracefs(&mut facts)
         .formats
         .retain(|name, _| !["syscalls:sys_enter_mkdir", "syscalls:sys_enter_rmdir"].contains(name));
     let plan = plan(&facts, DirectoryMode::Syscalls);
-    let rung = &plan.ladders[3].rungs[2];
+    let rung = &plan.ladders[4].rungs[2];
     let programs: Vec<&str> = rung.steps.iter().map(|step| step.program).collect();
     assert_eq!(programs, ["directory_exit", "mkdirat_enter", "unlinkat_enter"]);
     assert_eq!(rung.refused, None);
@@ -177,7 +198,7 @@ fn a_refusal_says_what_to_do() {
     let mut facts = everything();
     facts.tracefs = Err("tracefs is not at /x: mount -t tracefs tracefs /x".into());
     let plan = plan(&facts, DirectoryMode::Syscalls);
-    for (ladder, rung) in [(0, 1), (1, 1), (2, 1), (3, 2)] {
+    for (ladder, rung) in [(0, 1), (1, 1), (2, 1), (4, 2)] {
         let reason = plan.ladders[ladder].rungs[rung].refused.as_deref().unwrap_or_default();
         assert!(reason.contains("mount -t tracefs"), "{reason}");
     }

@@ -1,15 +1,8 @@
 //! Facts about this kernel: its BTF, its tracepoints, whether it has kprobes. Reads files, decides nothing.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use super::{
-    btf::Btf,
-    format::{Format, parse_format},
-};
+use crate::kernel::{Btf, Format, find_tracefs, read_btf, read_formats};
 
 /// What the running kernel offers, or why it does not: each refusal says what to do about it.
 #[derive(Debug, Clone)]
@@ -19,6 +12,8 @@ pub struct KernelFacts {
     pub kprobes: bool,
     /// Not known before it is tried.
     pub fexit: bool,
+    /// Whether the release of processes is to be watched.
+    pub releases: bool,
 }
 
 /// Numbers from BTF.
@@ -78,9 +73,40 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("O_SB_DEV", "super_block", "s_dev"),
     ("O_DENTRY_NAME", "dentry", "d_name.name"),
     ("O_DENTRY_NAME_LEN", "dentry", "d_name.len"),
+    ("O_TASK_UTIME", "task_struct", "utime"),
+    ("O_TASK_STIME", "task_struct", "stime"),
+    ("O_TASK_GTIME", "task_struct", "gtime"),
+    ("O_TASK_RUNTIME", "task_struct", "se.sum_exec_runtime"),
+    ("O_TASK_MIN_FLT", "task_struct", "min_flt"),
+    ("O_TASK_MAJ_FLT", "task_struct", "maj_flt"),
+    ("O_TASK_NVCSW", "task_struct", "nvcsw"),
+    ("O_TASK_NIVCSW", "task_struct", "nivcsw"),
+    ("O_TASK_SYSCR", "task_struct", "ioac.syscr"),
+    ("O_TASK_SYSCW", "task_struct", "ioac.syscw"),
+    ("O_TASK_READ", "task_struct", "ioac.read_bytes"),
+    ("O_TASK_WRITE", "task_struct", "ioac.write_bytes"),
+    ("O_SIGNAL_UTIME", "signal_struct", "utime"),
+    ("O_SIGNAL_STIME", "signal_struct", "stime"),
+    ("O_SIGNAL_GTIME", "signal_struct", "gtime"),
+    ("O_SIGNAL_RUNTIME", "signal_struct", "sum_sched_runtime"),
+    ("O_SIGNAL_MIN_FLT", "signal_struct", "min_flt"),
+    ("O_SIGNAL_MAJ_FLT", "signal_struct", "maj_flt"),
+    ("O_SIGNAL_NVCSW", "signal_struct", "nvcsw"),
+    ("O_SIGNAL_NIVCSW", "signal_struct", "nivcsw"),
+    ("O_SIGNAL_SYSCR", "signal_struct", "ioac.syscr"),
+    ("O_SIGNAL_SYSCW", "signal_struct", "ioac.syscw"),
+    ("O_SIGNAL_READ", "signal_struct", "ioac.read_bytes"),
+    ("O_SIGNAL_WRITE", "signal_struct", "ioac.write_bytes"),
+    ("O_TASK_THREAD_NODE", "task_struct", "thread_node"),
+    ("O_SIGNAL_THREADS", "signal_struct", "thread_head"),
+    ("O_SIGNAL_MAXRSS", "signal_struct", "maxrss"),
+    ("O_SIGNAL_TOLD_UTIME", "signal_struct", "prev_cputime.utime"),
+    ("O_SIGNAL_TOLD_STIME", "signal_struct", "prev_cputime.stime"),
+    ("O_SIGNAL_STATS_SEQ", "signal_struct", "stats_lock.seqcount.seqcount.sequence"),
+    ("O_SIGNAL_STATS_SEQ", "signal_struct", "stats_lock.seqcount.sequence"),
 ];
 
-const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
+const TRACEPOINTS: [&str; 4] = ["sched_process_exec", "sched_process_fork", "sched_process_exit", "sched_process_free"];
 
 /// Tracepoints whose records are read, as category and name.
 const FORMATS: [&str; 11] = [
@@ -100,26 +126,16 @@ const FORMATS: [&str; 11] = [
 impl KernelFacts {
     /// Reads them all. The 5 MB of BTF are dropped before this returns.
     pub fn read(sysfs: &Path, tracefs: Option<&Path>) -> Self {
-        let tracefs = read_tracefs(sysfs, tracefs);
+        let tracefs = find_tracefs(sysfs, tracefs);
         Self {
-            btf: read_btf(&sysfs.join("kernel/btf/vmlinux")),
+            btf: read_btf(sysfs).and_then(|bytes| parse_btf(&bytes)),
             kprobes: sysfs.join("bus/event_source/devices/kprobe").exists()
-                || tracefs.as_ref().is_ok_and(|(root, _)| root.join("kprobe_events").exists()),
-            tracefs: tracefs.map(|(_, facts)| facts),
+                || tracefs.as_ref().is_ok_and(|root| root.join("kprobe_events").exists()),
+            tracefs: tracefs.map(|root| TracefsFacts { formats: read_formats(&root, &FORMATS) }),
             fexit: true,
+            releases: true,
         }
     }
-}
-
-fn read_btf(path: &Path) -> Result<BtfFacts, String> {
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "no {}: a kernel with CONFIG_DEBUG_INFO_BTF=y has it; in a container, mount the host's /sys",
-            path.display()
-        ),
-        _ => format!("read {}: {error}", path.display()),
-    })?;
-    parse_btf(&bytes)
 }
 
 /// The facts in BTF bytes.
@@ -152,20 +168,4 @@ fn function_facts(btf: &Btf<'_>, name: &str) -> Option<FunctionFacts> {
         arguments: prototype.points_to.len() as u32,
         returns_pointer: prototype.returns_pointer,
     })
-}
-
-fn read_tracefs(sysfs: &Path, given: Option<&Path>) -> Result<(PathBuf, TracefsFacts), String> {
-    let candidates = match given {
-        Some(path) => vec![path.to_owned()],
-        None => vec![sysfs.join("kernel/tracing"), sysfs.join("kernel/debug/tracing")],
-    };
-    let Some(root) = candidates.iter().find(|path| path.join("events").is_dir()) else {
-        let place = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
-        return Err(format!("tracefs is not at {place}: mount -t tracefs tracefs {place}"));
-    };
-    let formats = FORMATS.iter().filter_map(|&name| {
-        let path = root.join("events").join(name.replace(':', "/")).join("format");
-        fs::read_to_string(path).ok().map(|text| (name, parse_format(&text)))
-    });
-    Ok((root.clone(), TracefsFacts { formats: formats.collect() }))
 }

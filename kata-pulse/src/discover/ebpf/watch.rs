@@ -14,6 +14,7 @@ use kata_pulse_common as abi;
 use tracing::warn;
 
 use super::{Counters, EbpfError, KernelEvent, ProgramStatus, RunStats, kernel_device, load::Loaded, rings::Rings};
+use crate::kernel::run_stats;
 
 /// Program names (of comm, so at most 15 bytes) by prefix.
 const NAMES: &[(&str, u32)] = &[
@@ -166,7 +167,7 @@ impl EbpfWatch {
         &self.programs
     }
 
-    /// Whether this feature (exec, fork, exit, directories) has a program attached.
+    /// Whether this feature (exec, fork, exit, release, directories) has a program attached.
     pub fn sees(&self, feature: &str) -> bool {
         self.programs.iter().any(|program| program.attached && program.feature == feature)
     }
@@ -180,19 +181,7 @@ impl EbpfWatch {
 
     /// Runs and time of the attached programs; `None` in it unless kernel.bpf_stats_enabled is set.
     pub fn run_stats(&self) -> Vec<RunStats> {
-        let attached = self.programs.iter().filter(|program| program.attached);
-        attached.map(|program| self.run_stats_of(program.name)).collect()
-    }
-
-    fn run_stats_of(&self, name: &'static str) -> RunStats {
-        let info = self.ebpf.program(name).and_then(|program| program.info().ok());
-        // The kernel leaves both at zero while it does not count.
-        let counted = info.filter(|info| info.run_count() > 0);
-        RunStats {
-            name,
-            runs: counted.as_ref().map(|info| info.run_count()),
-            run_seconds: counted.as_ref().map(|info| info.run_time().as_secs_f64()),
-        }
+        run_stats(&self.ebpf, &self.programs)
     }
 
     /// Detaches all. Blocks 50-90 ms for each plain tracepoint: on a thread for that.

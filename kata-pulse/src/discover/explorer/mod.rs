@@ -2,13 +2,16 @@
 //!
 //! Holds which sandboxes and processes are known. Every method looks at the host itself before it believes.
 
+mod ends;
+mod gone;
 mod looks;
 mod processes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::census::Census;
@@ -22,7 +25,11 @@ use super::refusals::Refusals;
 use super::scan::ScanReport;
 use super::{DiscoveryCounters, clock, descriptor, directory, state_files};
 use crate::config::HostPaths;
-use crate::sandbox::{Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, Pid, ProcessRole, SandboxId};
+use crate::sandbox::{
+    Appeared, Change, DirectoryFacts, DiscoveryEvent, EventSource, Pid, Process, ProcessRole, SandboxId,
+};
+use ends::Ends;
+use gone::Gone;
 pub use looks::Looked;
 use looks::Looks;
 
@@ -54,8 +61,13 @@ pub struct Explorer {
     pidfds: Option<Pidfds>,
     looks: Looks,
     refusals: Refusals,
+    ends: Ends,
+    /// Sandboxes that were there a moment ago.
+    gone: Gone,
+    /// Members whose beginning was told.
+    started: HashSet<Pid>,
     /// Processes that joined since the last call of [`Explorer::take_joined`].
-    joined: Vec<Pid>,
+    joined: Vec<Process>,
     events: Vec<DiscoveryEvent>,
     /// A sandbox without a process appeared since the last look at `/proc`.
     wants_processes: bool,
@@ -70,6 +82,8 @@ pub struct Explorer {
 pub struct Sight {
     /// Ends of processes, with their exit code.
     pub exits: bool,
+    /// When nothing of an ended process runs any more.
+    pub releases: bool,
     /// Directories by their parent's inode, read inside the kernel.
     pub directories_by_inode: bool,
 }
@@ -96,6 +110,9 @@ impl Explorer {
             sight,
             pidfds,
             refusals: Refusals::default(),
+            ends: Ends::new(sight),
+            gone: Gone::default(),
+            started: HashSet::new(),
             joined: Vec::new(),
             events: Vec::new(),
             wants_processes: false,
@@ -133,11 +150,17 @@ impl Explorer {
             self.keep_watches(watcher);
         }
         self.look_at_named();
+        self.tell_ends();
         std::mem::take(&mut self.events)
     }
 
+    /// When [`Explorer::take_events`] will have something even if nothing happens.
+    pub fn next_event(&self) -> Option<Instant> {
+        self.ends.next_due()
+    }
+
     /// Processes whose end is worth being told.
-    pub fn take_joined(&mut self) -> Vec<Pid> {
+    pub fn take_joined(&mut self) -> Vec<Process> {
         std::mem::take(&mut self.joined)
     }
 
@@ -238,14 +261,19 @@ impl Explorer {
         self.files_changed(&id);
         let members: Vec<_> = self.census.members(&id).cloned().collect();
         for found in members {
+            self.push_started(source, None, id.clone(), found);
+        }
+        for found in self.ends.started(&id) {
             self.push(source, None, Change::ProcessStarted(id.clone(), found));
         }
+        self.gone.remove(&id);
         self.wants_processes |= self.lacks_processes(&id);
     }
 
     fn disappear(&mut self, id: &SandboxId, source: EventSource, at_boot: Option<Duration>) {
         if self.known.remove(id).is_some() {
             self.census.state_tells(id, None);
+            self.gone.insert(id.clone());
             self.push(source, at_boot, Change::Removed(id.clone()));
         }
     }

@@ -64,11 +64,11 @@ const SHIM: &str = "/containerd-shim-kata-v2 -id aa";
 
 #[tokio::test]
 async fn a_directory_that_is_gone_already_is_believed_by_its_inode_only() {
-    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: false });
+    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: false, ..Sight::default() });
     lab.explorer.kernel_said(&made("aa"));
     assert!(lab.explorer.take_events(None).is_empty());
     assert_eq!(lab.foreign(), 1);
-    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: true });
+    let mut lab = Lab::new(Sight { exits: true, directories_by_inode: true, ..Sight::default() });
     lab.explorer.kernel_said(&made("aa"));
     let changes: Vec<_> = lab.explorer.take_events(None).into_iter().map(|event| event.change).collect();
     assert!(matches!(&changes[..], [Change::Appeared(_), Change::Removed(_)]), "{changes:?}");
@@ -133,10 +133,10 @@ async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
     process(&lab.host, 10, 1, 50, VMM, HOST);
     lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
     let status = Some(crate::discover::ebpf::ExitStatus::Code(3));
-    lab.explorer.kernel_said(&KernelEvent::Exit { process: told(10, 1, 50, Origin::Host), status });
+    lab.explorer.kernel_said(&KernelEvent::Exit { process: told(10, 1, 50, Origin::Host), status, account: None });
     lab.look().await;
     let events = lab.explorer.take_events(None);
-    let ended = |event: &DiscoveryEvent| matches!(event.change, Change::ProcessEnded(_, _, Some(ExitStatus::Code(3))));
+    let ended = |event: &DiscoveryEvent| matches!(event.change, Change::ProcessEnded(_, _, exit) if exit.status == Some(ExitStatus::Code(3)));
     assert!(events.iter().any(ended), "{events:?}");
     assert!(lab.members().is_empty());
 }
@@ -153,7 +153,7 @@ async fn a_pid_that_another_process_has_now_ends_the_old_one() {
     lab.look().await;
     assert_eq!(lab.members(), [("bb".to_owned(), 10)]);
     let events = lab.explorer.take_events(None);
-    let ended = |event: &DiscoveryEvent| matches!(&event.change, Change::ProcessEnded(id, old, None) if id.as_str() == "aa" && old.start_ticks == 50);
+    let ended = |event: &DiscoveryEvent| matches!(&event.change, Change::ProcessEnded(id, old, _) if id.as_str() == "aa" && old.start_ticks == 50);
     assert!(events.iter().any(ended), "{events:?}");
 }
 

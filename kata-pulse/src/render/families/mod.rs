@@ -6,6 +6,11 @@ mod cpu;
 mod disk;
 mod guest;
 mod guest_devices;
+mod host;
+mod host_cgroup;
+mod host_cost;
+mod host_kernel;
+mod host_network;
 mod huge_pages;
 mod memory;
 mod network;
@@ -13,7 +18,7 @@ mod process;
 mod sandbox;
 mod spec;
 
-use crate::model::{ContainerPage, GuestStats, MetricKind, SandboxPage, Stats};
+use crate::model::{ContainerPage, GuestStats, HostStats, MetricKind, NamespaceStats, SandboxPage, Stats};
 
 pub use super::text::Sink;
 
@@ -21,6 +26,7 @@ pub use super::text::Sink;
 pub enum Type {
     Gauge,
     Counter,
+    Histogram,
 }
 
 impl Type {
@@ -28,6 +34,7 @@ impl Type {
         match self {
             Self::Gauge => "gauge",
             Self::Counter => "counter",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -56,6 +63,9 @@ pub enum Write {
     /// What is known of a container without its numbers.
     Container(fn(&ContainerPage, &mut Sink<'_>)),
     Guest(fn(&GuestStats, &mut Sink<'_>)),
+    Host(fn(&HostStats, &mut Sink<'_>)),
+    /// Several of each namespace.
+    Namespace(fn(&NamespaceStats, &mut Sink<'_>)),
     Sandbox(fn(&SandboxPage, &mut Sink<'_>)),
     All(fn(&[SandboxPage], &mut Sink<'_>)),
 }
@@ -83,6 +93,14 @@ pub struct Family {
     /// What switches it off; `None`: nothing.
     pub kind: Option<MetricKind>,
     pub write: Write,
+}
+
+impl Family {
+    /// Whether the family still says something of a sandbox that is no more: what it has used, and what it was.
+    pub fn outlives_its_sandbox(&self) -> bool {
+        let says_what_was = [sandbox::INFO.name, host_kernel::ENDED.name, host::MEMORY_PEAK.name];
+        self.of_type != Type::Gauge || says_what_was.contains(&self.name)
+    }
 }
 
 /// In name order.
@@ -139,9 +157,28 @@ pub const ALL: &[Family] = &[
     process::THREADS,
     process::THREADS_MAX,
     spec::ULIMITS,
+    host_cost::NAMESPACE_CPU,
+    host_cost::NAMESPACE_IO,
+    host_cost::NAMESPACE_BYTE_SECONDS,
+    host_cost::NAMESPACE_NETWORK,
+    host_cost::NAMESPACE_STARTED,
     sandbox::LAST_COLLECT,
     sandbox::SOURCE,
     sandbox::SANDBOXES,
+    host_kernel::BLOCK_BYTES,
+    host_kernel::BLOCK_SECONDS,
+    host_cgroup::PERIODS,
+    host_cgroup::CPU,
+    host_cgroup::THROTTLED_PERIODS,
+    host_cgroup::THROTTLED_SECONDS,
+    host_cgroup::MEMORY,
+    host_cgroup::MEMORY_LIMIT,
+    host_cgroup::MEMORY_PEAK,
+    host_cgroup::OOM_KILLS,
+    host_cgroup::PRESSURE,
+    host::CONTEXT_SWITCHES,
+    host::CPU,
+    host_kernel::ENDED,
     guest::CPU,
     guest_devices::DISCARDED_BYTES,
     guest_devices::DISCARDS,
@@ -172,7 +209,35 @@ pub const ALL: &[Family] = &[
     guest::OOM_KILLS,
     guest::PAGE_FAULTS,
     guest::TASKS,
+    host_network::BYTES,
+    host_network::DROPS,
+    host_network::ERRORS,
+    host_network::PACKETS,
+    host_network::QDISC_DROPS,
     sandbox::INFO,
+    host::IO_BLOCKED,
+    host::IO_BYTES,
+    host::IO_OPERATIONS,
+    host_kernel::KVM_EXITS,
+    host::MAX_FDS,
+    host_cost::BYTE_SECONDS,
+    host::MEMORY,
+    host::MEMORY_NOMINAL,
+    host::MEMORY_PEAK,
+    host_cost::RECLAIMABLE,
+    host_kernel::OOM_KILLS,
+    host::OPEN_FDS,
+    host_cost::OVERHEAD_CPU,
+    host_cost::DECLARED_MEMORY,
+    host_cost::DECLARED_CPU,
+    host_cost::OVERHEAD_MEMORY,
+    host::PAGE_FAULTS,
+    host_kernel::RUNQUEUE,
+    host::THREAD_CPU,
+    host::THREAD_RUN_DELAY,
+    host::THREADS,
+    host::RUN_DELAY,
+    host::VCPUS,
 ];
 
 /// A family with one series per pod and container.

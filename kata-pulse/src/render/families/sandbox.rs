@@ -40,7 +40,7 @@ pub(super) const SANDBOXES: Family = Family {
     kind: None,
     write: Write::All(|sandboxes, sink| {
         let mut counts: BTreeMap<[&str; 3], f64> = BTreeMap::new();
-        for sandbox in sandboxes {
+        for sandbox in sandboxes.iter().filter(|sandbox| sandbox.end.is_none()) {
             *counts.entry([sandbox.runtime, sandbox.state, sandbox.vmm]).or_default() += 1.0;
         }
         for ([runtime, state, vmm], count) in counts {

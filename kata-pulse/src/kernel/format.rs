@@ -41,6 +41,11 @@ impl Format {
         self.find(name).filter(|field| !field.located && field.size == size).map(|field| field.offset)
     }
 
+    /// Offset of an array in the record itself of at least this many bytes.
+    pub fn bytes(&self, name: &str, at_least: u32) -> Option<u32> {
+        self.find(name).filter(|field| !field.located && field.size >= at_least).map(|field| field.offset)
+    }
+
     /// Offset of the word that says where a string is.
     pub fn located(&self, name: &str) -> Option<u32> {
         self.find(name).filter(|field| field.located && field.size == 4).map(|field| field.offset)
@@ -72,6 +77,7 @@ mod tests {
         assert_eq!(format.number("group_dead", 1), Some(32));
         assert_eq!(format.number("pid", 4), Some(24));
         assert_eq!(format.number("comm", 16), Some(8));
+        assert_eq!((format.bytes("comm", 2), format.bytes("comm", 17)), (Some(8), None));
     }
 
     #[test]

@@ -1,0 +1,118 @@
+//! Maps shared with the agent, and the offsets it hands over before load.
+//!
+//! What only the agent inserts is allocated when it does (flag 1, BPF_F_NO_PREALLOC); what the programs insert is
+//! allocated beforehand, since they may run where nothing can be allocated. Nothing grows with the number of CPUs but
+//! `COUNTERS`: 64 bytes each.
+
+use aya_ebpf::{
+    Global,
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray},
+    programs::TracePointContext,
+};
+use kata_pulse_common::{
+    NONE,
+    account::{
+        ACCOUNT_COUNTERS, BLOCK_WORDS, BlockKey, EXIT_CLASSES, HAS_THREADS, HISTOGRAM_WORDS, Member, Thread,
+    },
+};
+
+/// Process (thread group) → slot and role.
+#[map]
+pub static GROUPS: HashMap<u32, Member> = HashMap::with_max_entries(16_384, 1);
+/// Thread → its process and role, where that is not its process' role.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32_768, 1);
+/// Thread → since when it is runnable, 0 while it is not. Kept for the thread's life. 2.6 MB.
+#[map]
+pub static STAMPS: HashMap<u32, u64> = HashMap::with_max_entries(32_768, 0);
+#[map]
+pub static RUNQUEUE: HashMap<Member, [u64; HISTOGRAM_WORDS]> = HashMap::with_max_entries(16_384, 1);
+/// Slot → exits by class.
+#[map]
+pub static KVM: HashMap<u32, [u64; EXIT_CLASSES]> = HashMap::with_max_entries(4_096, 1);
+/// 2.5 MB.
+#[map]
+pub static BLOCK: HashMap<BlockKey, [u64; BLOCK_WORDS]> = HashMap::with_max_entries(8_192, 0);
+/// I/O that is under way. 0.9 MB.
+#[map]
+pub static UNDER_WAY: LruHashMap<Place, Request> = LruHashMap::with_max_entries(8_192, 0);
+#[map]
+pub static OOM: HashMap<Member, u64> = HashMap::with_max_entries(1_024, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ACCOUNT_COUNTERS, 0);
+
+/// Where on which device.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub sector: u64,
+    pub device: u64,
+}
+
+/// Whose, what, since when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Request {
+    pub since: u64,
+    pub slot: u32,
+    pub operation: u32,
+}
+
+macro_rules! offsets {
+    ($($name:ident)*) => {
+        $(#[unsafe(no_mangle)]
+        pub static $name: Global<u32> = Global::new(NONE);)*
+    };
+}
+
+offsets! {
+    O_TASK_PID O_TASK_TGID O_TASK_STATE
+    O_KVM_REASON O_KVM_ERRNO
+    O_START_DEV O_START_SECTOR O_START_BYTES O_START_RWBS
+    O_DONE_DEV O_DONE_SECTOR
+    O_MERGE_DEV O_MERGE_SECTORS O_MERGE_RWBS
+    O_QUEUE_DEV O_QUEUE_SECTOR O_QUEUE_SECTORS O_QUEUE_RWBS
+    O_COMPLETE_DEV O_COMPLETE_SECTOR
+    O_VICTIM_PID
+}
+
+/// `None` when the kernel did not give the number.
+#[inline(always)]
+pub fn known(offset: &Global<u32>) -> Option<u32> {
+    match offset.load() {
+        NONE => None,
+        value => Some(value),
+    }
+}
+
+/// A field of the tracepoint's record, by the offset that tracefs names.
+#[inline(always)]
+pub fn read<T>(ctx: &TracePointContext, offset: &Global<u32>) -> Option<T> {
+    // SAFETY: the helper checks the address and copies.
+    unsafe { ctx.read_at(known(offset)? as usize) }.ok()
+}
+
+/// Slot and role of a process; the flag is not part of the role.
+#[inline(always)]
+pub fn member(process: u32) -> Option<Member> {
+    // SAFETY: copied at once; entries are written by the agent as a whole, and what replaces a removed one is also a
+    // process of ours.
+    let [slot, role] = unsafe { *GROUPS.get_ptr(process)? };
+    Some([slot, role & !HAS_THREADS])
+}
+
+/// Slot of the current process.
+#[inline(always)]
+pub fn current_slot() -> Option<u32> {
+    member((bpf_get_current_pid_tgid() >> 32) as u32).map(|[slot, _]| slot)
+}
+
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: a per-CPU slot that the map just gave out; nothing else runs on it at this moment.
+        unsafe { *counter += 1 };
+    }
+}

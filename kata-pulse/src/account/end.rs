@@ -1,0 +1,134 @@
+//! How a sandbox ended: by what died first. In: what was seen of its end. Out: a cause, with signal or code.
+
+use crate::sandbox::{ExitStatus, ProcessRole};
+
+const SIGKILL: u8 = 9;
+const SIGTERM: u8 = 15;
+/// A file server that has nobody to serve any more leaves at about the same time as its VMM, in either order.
+const TOGETHER_SECONDS: f64 = 2.0;
+
+/// One process of the sandbox that ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Death {
+    pub role: ProcessRole,
+    pub status: Option<ExitStatus>,
+    /// Seconds since boot.
+    pub at: f64,
+    /// The kernel killed it for lack of memory.
+    pub by_oom: bool,
+}
+
+/// What was seen of a sandbox's end.
+#[derive(Clone, Debug, Default)]
+pub struct EndEvidence {
+    pub deaths: Vec<Death>,
+    /// Somebody had asked for the end before the first death: the runtime had stopped it, its containers had all ended, or
+    /// its directory was gone.
+    pub told_to_stop: bool,
+    /// The guest had stopped answering before the first death.
+    pub guest_hung: bool,
+}
+
+/// The verdict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct End {
+    pub cause: &'static str,
+    pub status: Option<ExitStatus>,
+}
+
+pub fn judge(evidence: &EndEvidence) -> End {
+    let end = |cause, status| End { cause, status };
+    if let Some(victim) = evidence.deaths.iter().find(|death| death.by_oom) {
+        return end("oom", victim.status);
+    }
+    let Some(first) = first_of(evidence) else { return end("unknown", None) };
+    let is_asked_for = match first.status {
+        Some(ExitStatus::Code(0)) => true,
+        Some(ExitStatus::Signal(SIGKILL | SIGTERM)) | None => evidence.told_to_stop,
+        Some(ExitStatus::Code(_) | ExitStatus::Signal(_)) => false,
+    };
+    let cause = match first.role {
+        _ if evidence.guest_hung && !evidence.told_to_stop => "guest",
+        _ if is_asked_for => "orderly",
+        // Who ends a process with SIGTERM asks it to end.
+        ProcessRole::Vmm if first.status == Some(ExitStatus::Signal(SIGTERM)) => "orderly",
+        _ if first.status.is_none() => "unknown",
+        ProcessRole::Vmm => "vmm",
+        ProcessRole::Shim => "shim",
+        ProcessRole::Virtiofsd => "virtiofsd",
+    };
+    end(cause, first.status)
+}
+
+/// A file server that left of its own accord just before its VMM did was not the cause.
+fn first_of(evidence: &EndEvidence) -> Option<&Death> {
+    let first = evidence.deaths.iter().min_by(|one, other| one.at.total_cmp(&other.at))?;
+    let left = first.role == ProcessRole::Virtiofsd && first.status == Some(ExitStatus::Code(0));
+    let vmm = evidence.deaths.iter().find(|death| death.role == ProcessRole::Vmm);
+    match vmm {
+        Some(vmm) if left && vmm.at - first.at <= TOGETHER_SECONDS => Some(vmm),
+        _ => Some(first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ProcessRole::{Shim, Virtiofsd, Vmm};
+
+    fn death(role: ProcessRole, status: ExitStatus, at: f64) -> Death {
+        Death { role, status: Some(status), at, by_oom: false }
+    }
+
+    fn cause(evidence: &EndEvidence) -> &'static str {
+        judge(evidence).cause
+    }
+
+    fn of(deaths: &[Death]) -> EndEvidence {
+        EndEvidence { deaths: deaths.to_vec(), ..EndEvidence::default() }
+    }
+
+    #[test]
+    fn what_died_first_is_the_cause() {
+        let (left, killed) = (ExitStatus::Code(0), ExitStatus::Signal(9));
+        for (deaths, right) in [
+            (vec![death(Vmm, left, 1.0), death(Virtiofsd, left, 1.1), death(Shim, left, 2.0)], "orderly"),
+            (vec![death(Virtiofsd, left, 1.0), death(Vmm, left, 1.1), death(Shim, left, 2.0)], "orderly"),
+            (vec![death(Vmm, killed, 1.0), death(Virtiofsd, left, 1.1), death(Shim, left, 2.0)], "vmm"),
+            (vec![death(Virtiofsd, left, 0.9), death(Vmm, killed, 1.0)], "vmm"),
+            (vec![death(Vmm, ExitStatus::Signal(11), 1.0)], "vmm"),
+            (vec![death(Vmm, ExitStatus::Code(1), 1.0)], "vmm"),
+            (vec![death(Shim, killed, 1.0), death(Vmm, killed, 5.0)], "shim"),
+            (vec![death(Virtiofsd, killed, 1.0), death(Vmm, left, 1.5)], "virtiofsd"),
+            (vec![death(Virtiofsd, left, 1.0), death(Vmm, killed, 9.0)], "orderly"),
+            (vec![death(Vmm, ExitStatus::Signal(15), 1.0)], "orderly"),
+            (vec![], "unknown"),
+        ] {
+            assert_eq!(cause(&of(&deaths)), right, "{deaths:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_told_to_stop_may_be_killed() {
+        let deaths = [death(Vmm, ExitStatus::Signal(9), 1.0)];
+        assert_eq!(cause(&EndEvidence { told_to_stop: true, ..of(&deaths) }), "orderly");
+        let crash = [death(Vmm, ExitStatus::Signal(6), 1.0)];
+        assert_eq!(cause(&EndEvidence { told_to_stop: true, ..of(&crash) }), "vmm");
+    }
+
+    #[test]
+    fn a_hung_guest_and_a_lack_of_memory_are_told_apart_from_a_kill() {
+        let deaths = [death(Vmm, ExitStatus::Signal(9), 1.0)];
+        assert_eq!(cause(&EndEvidence { guest_hung: true, ..of(&deaths) }), "guest");
+        let victim = Death { by_oom: true, ..deaths[0] };
+        let end = judge(&EndEvidence { guest_hung: true, told_to_stop: true, ..of(&[victim]) });
+        assert_eq!(end, End { cause: "oom", status: Some(ExitStatus::Signal(9)) });
+    }
+
+    #[test]
+    fn a_death_that_nobody_saw_proves_nothing() {
+        let unseen = [Death { status: None, ..death(Vmm, ExitStatus::Code(0), 1.0) }];
+        assert_eq!(cause(&of(&unseen)), "unknown");
+        assert_eq!(cause(&EndEvidence { told_to_stop: true, ..of(&unseen) }), "orderly");
+    }
+}

@@ -1,0 +1,323 @@
+//! What is remembered of one sandbox until its final account.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Job;
+use super::kernel::{Watched, own_role};
+use crate::account::{Contribution, CostBook, Death, EndEvidence, Stage, Startup, TrafficBook, Workload, judge};
+use crate::collect::host::{HostBook, HostReading, Tiers};
+use crate::collect::kernel::Slot;
+use crate::discover::{boot_now, to_boot};
+use crate::model::{EndPage, HostStats, KernelReading};
+use crate::sandbox::{
+    DiscoveryEvent, ExitStatus, Identity, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
+    SandboxState, Source, SourceState,
+};
+use crate::store::{Ended, Reading, index};
+
+/// How long the container runtime's word for a sandbox's beginning is waited for.
+const PATIENCE_FOR_BEGINNING: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Tells lives of one id apart.
+    pub inode: u64,
+    /// It was there before the agent.
+    existed: bool,
+    since: Instant,
+    /// `None` while it is lent.
+    book: Option<HostBook>,
+    /// What happened while it was.
+    waiting: Vec<(Process, ProcessExit)>,
+    due: Instant,
+    turn: u64,
+    sandbox: Option<Arc<Sandbox>>,
+    had_process: bool,
+    had_containers: bool,
+    is_removed: bool,
+    evidence: EndEvidence,
+    began: Option<f64>,
+    peak_bytes: f64,
+    reading: HostReading,
+    stored: Reading,
+    cost: CostBook,
+    traffic: TrafficBook,
+    contribution: Contribution,
+    startup: Startup,
+    last: HostStats,
+    watched: Option<Watched>,
+}
+
+impl Entry {
+    pub fn new(inode: u64, existed: bool, book: HostBook, watched: Option<Watched>) -> Self {
+        let now = Instant::now();
+        Self {
+            inode,
+            existed,
+            since: now,
+            book: Some(book),
+            waiting: Vec::new(),
+            due: now,
+            turn: 0,
+            sandbox: None,
+            had_process: false,
+            had_containers: false,
+            is_removed: false,
+            evidence: EndEvidence::default(),
+            began: None,
+            peak_bytes: 0.0,
+            reading: HostReading::default(),
+            stored: Reading::default(),
+            cost: CostBook::default(),
+            traffic: TrafficBook::default(),
+            contribution: Contribution { started: if existed { 0.0 } else { 1.0 }, ..Contribution::default() },
+            startup: Startup::default(),
+            last: HostStats::default(),
+            watched,
+        }
+    }
+
+    /// As the registry has it now.
+    pub fn know(&mut self, sandbox: &Arc<Sandbox>) {
+        if sandbox.directory_inode != self.inode {
+            return;
+        }
+        if self.sandbox.as_ref().is_some_and(|known| Arc::ptr_eq(known, sandbox)) {
+            return;
+        }
+        self.had_containers |= !sandbox.containers.is_empty();
+        if sandbox.state == SandboxState::Running {
+            self.startup.reach(Stage::Guest, boot_now().as_secs_f64());
+        }
+        let first = sandbox.containers.iter().filter_map(|container| container.started_unix_ns).min();
+        if let Some(at) = first.and_then(unix_ns_to_boot) {
+            self.startup.reach(Stage::FirstContainer, at);
+        }
+        if let Some(identity) = &sandbox.identity {
+            let overhead = identity.overhead;
+            let cores = overhead.cpu_millicores.map(|millicores| millicores as f64 / 1000.0);
+            self.cost.declare(overhead.memory_bytes.map(|bytes| bytes as f64), cores);
+        }
+        self.sandbox = Some(sandbox.clone());
+    }
+
+    pub fn evidence_of_removal(&mut self) {
+        self.is_removed = true;
+    }
+
+    pub fn process_started(&mut self, found: &ProcessFound, event: &DiscoveryEvent) {
+        self.had_process = true;
+        self.due = Instant::now();
+        if let Some(watched) = &self.watched {
+            watched.process_started(&found.process);
+        }
+        // The kernel's own time of the exec, else of the fork.
+        let at = event.at_boot.map_or_else(|| ticks_to_seconds(found.process.start_ticks), |at| at.as_secs_f64());
+        self.began = Some(self.began.map_or(at, |began| began.min(at)));
+        match found.process.role {
+            ProcessRole::Shim => self.startup.reach(Stage::ShimExec, at),
+            ProcessRole::Vmm => self.startup.reach(Stage::VmmExec, at),
+            ProcessRole::Virtiofsd => {}
+        }
+    }
+
+    pub fn process_ended(
+        &mut self,
+        process: &Process,
+        exit: &ProcessExit,
+        event: &DiscoveryEvent,
+        is_hung: impl Fn(&Sandbox) -> bool,
+    ) {
+        self.due = Instant::now();
+        if self.evidence.deaths.is_empty() {
+            self.evidence.told_to_stop = self.is_told_to_stop();
+            self.evidence.guest_hung = self.sandbox.as_deref().is_some_and(is_hung);
+        }
+        if let Some(watched) = &mut self.watched {
+            watched.process_ended(process);
+        }
+        let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
+        self.evidence.deaths.push(Death { role: process.role, status: exit.status, at, by_oom: false });
+        if let Some(account) = &exit.account {
+            self.peak_bytes = self.peak_bytes.max(account.peak_rss_bytes);
+        }
+        match &mut self.book {
+            Some(book) => book.ended(process, exit.account.as_ref()),
+            None => self.waiting.push((*process, *exit)),
+        }
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        let Some(sandbox) = &self.sandbox else { return self.is_removed };
+        let is_unready = sandbox.identity.as_ref().is_some_and(|identity| !identity.ready);
+        let is_empty = self.had_containers && sandbox.containers.is_empty();
+        self.is_removed || sandbox.is_stopped || is_unready || is_empty
+    }
+
+    /// The book, when the sandbox's turn has come.
+    pub fn lend(&mut self, id: &SandboxId, now: Instant, interval: Duration) -> Option<Job> {
+        let sandbox = self.sandbox.clone().filter(|_| self.due <= now)?;
+        let book = self.book.take()?;
+        let tiers = if self.turn == 0 { Tiers::ALL } else { Tiers::of_turn(id, self.turn) };
+        self.turn += 1;
+        self.due = now + spread(id, self.turn, interval);
+        let wants_socket = sandbox.has_socket && self.startup.is_missing(Stage::Socket) && !self.existed;
+        Some(Job { sandbox, book, tiers, wants_socket })
+    }
+
+    pub fn give_back(&mut self, mut book: HostBook, socket_at: Option<f64>) {
+        if let Some(watched) = &mut self.watched {
+            watched.vcpus(&book.vcpu_threads());
+        }
+        for (process, exit) in self.waiting.drain(..) {
+            book.ended(&process, exit.account.as_ref());
+        }
+        self.book = Some(book);
+        if let Some(at) = socket_at {
+            self.startup.reach(Stage::Socket, at);
+        }
+    }
+
+    /// What the kernel counted.
+    pub fn take_kernel(&mut self, all: &mut BTreeMap<Slot, KernelReading>) {
+        if let Some(reading) = self.watched.as_ref().and_then(|watched| all.remove(&watched.slot())) {
+            self.last.kernel = reading;
+        }
+    }
+
+    /// The thread that had the book is gone, and the book with it.
+    pub fn replace_lost(&mut self, book: HostBook) {
+        self.book.get_or_insert(book);
+    }
+
+    pub fn may_be_closed(&mut self) -> bool {
+        self.book.is_some()
+    }
+
+    /// A reading of which nobody will hear before the end.
+    pub fn note(&mut self, reading: HostReading) {
+        self.reading = reading;
+    }
+
+    /// Makes the sandbox's numbers of what host, guest and runtime said.
+    pub fn update(&mut self, at: f64, reading: HostReading, stored: Reading) -> HostStats {
+        let workload = workload(&stored);
+        let cost = self.cost.update(at, &reading, workload.as_ref(), stored.guest.as_deref());
+        let [received, transmitted] = self.traffic.update(&reading.network, !self.existed);
+        self.contribute(&reading, cost.memory_byte_seconds, [received, transmitted]);
+        self.stored = stored;
+        self.reading = reading.clone();
+        let kernel = self.last.kernel.clone();
+        self.last = HostStats { reading, kernel, cost };
+        self.last.clone()
+    }
+
+    fn contribute(&mut self, reading: &HostReading, byte_seconds: Option<f64>, [received, transmitted]: [f64; 2]) {
+        self.contribution = Contribution {
+            cpu_seconds: reading.counted.cpu_seconds,
+            read_bytes: reading.counted.read_bytes,
+            written_bytes: reading.counted.written_bytes,
+            memory_byte_seconds: byte_seconds.unwrap_or(0.0),
+            received_bytes: received,
+            transmitted_bytes: transmitted,
+            ..self.contribution
+        };
+    }
+
+    pub fn contribution(&self) -> Contribution {
+        self.contribution
+    }
+
+    /// `None` while it may yet become known.
+    pub fn namespace(&self) -> Option<String> {
+        let named = self.sandbox.as_ref()?.identity.as_ref().map(|identity| identity.namespace.clone());
+        let is_without = self.stored.sources[index(Source::Cri)].state == Some(SourceState::Unsupported);
+        named.or_else(|| is_without.then(String::new))
+    }
+
+    pub fn kinds(&self) -> (&'static str, &'static str) {
+        let sandbox = self.sandbox.as_ref();
+        let runtime = sandbox.and_then(|sandbox| sandbox.runtime).map_or("", |runtime| runtime.as_str());
+        (runtime, sandbox.and_then(|sandbox| sandbox.vmm).map_or("", |vmm| vmm.as_str()))
+    }
+
+    /// Stages of its start that are news.
+    pub fn stages(&mut self) -> Vec<(Stage, Duration)> {
+        if self.existed {
+            return Vec::new();
+        }
+        let identity = self.sandbox.as_ref().and_then(|sandbox| sandbox.identity.as_ref());
+        let zero = match identity.and_then(|identity| identity.created_unix_ns).and_then(unix_ns_to_boot) {
+            Some(zero) => zero,
+            None if self.since.elapsed() < PATIENCE_FOR_BEGINNING => return Vec::new(),
+            None => match self.startup.at(Stage::ShimExec) {
+                Some(zero) => zero,
+                None => return Vec::new(),
+            },
+        };
+        let news = self.startup.tell(zero);
+        news.into_iter().map(|(stage, seconds)| (stage, Duration::from_secs_f64(seconds))).collect()
+    }
+
+    /// The last words. `None`: it never had a process.
+    pub fn close(&mut self, name: Option<Identity>) -> Option<Ended> {
+        let sandbox = self.sandbox.take().filter(|_| self.had_process)?;
+        let book = self.book.take()?;
+        let reading = book.reading();
+        let now = boot_now().as_secs_f64();
+        let peak = Some(self.peak_bytes).filter(|&peak| peak > 0.0);
+        let cost = self.cost.close(now, self.began.filter(|_| !self.existed), peak);
+        let traffic = [self.contribution.received_bytes, self.contribution.transmitted_bytes];
+        self.contribute(&reading, cost.memory_byte_seconds, traffic);
+        let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
+        for (role, _) in &kernel.oom_kills {
+            let victims = self.evidence.deaths.iter_mut().filter(|death| own_role(death.role) == *role);
+            victims.for_each(|death| death.by_oom = true);
+        }
+        let verdict = judge(&self.evidence);
+        let (signal, exit_code) = match verdict.status {
+            Some(ExitStatus::Signal(signal)) => (signal.to_string(), String::new()),
+            Some(ExitStatus::Code(code)) => (String::new(), code.to_string()),
+            None => Default::default(),
+        };
+        let sandbox = match (&sandbox.identity, name) {
+            (None, Some(identity)) => Arc::new(Sandbox { identity: Some(identity), ..(*sandbox).clone() }),
+            _ => sandbox,
+        };
+        let mut last = std::mem::take(&mut self.stored);
+        last.host = Some(Arc::new(HostStats { reading, kernel, cost }));
+        Some(Ended { sandbox, reading: last, end: EndPage { cause: verdict.cause, signal, exit_code } })
+    }
+}
+
+/// Of the containers that the runtime told of last.
+fn workload(stored: &Reading) -> Option<Workload> {
+    let newest = stored.containers.values().map(|container| container.at).max()?;
+    let at = to_boot(newest)?.as_secs_f64();
+    let cpu = |stats: &crate::model::Stats| stats.cpu.usage_seconds;
+    let cpu_seconds = stored.containers.iter().filter_map(|(id, said)| Some((id.clone(), cpu(&said.stats)?)));
+    let memory = stored.containers.values().map(|said| said.stats.memory.working_set_bytes).sum();
+    Some(Workload { at, cpu_seconds: cpu_seconds.collect(), memory_bytes: memory })
+}
+
+/// The first turns of sandboxes that were found together are apart from each other; later ones keep the distance.
+fn spread(id: &SandboxId, turn: u64, interval: Duration) -> Duration {
+    if turn > 1 {
+        return interval;
+    }
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    interval.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+}
+
+fn ticks_to_seconds(ticks: u64) -> f64 {
+    ticks as f64 / procfs::ticks_per_second() as f64
+}
+
+fn unix_ns_to_boot(ns: i64) -> Option<f64> {
+    let at: SystemTime = UNIX_EPOCH + Duration::from_nanos(u64::try_from(ns).ok()?);
+    to_boot(at).map(|at| at.as_secs_f64())
+}

@@ -1,0 +1,137 @@
+//! The kernel's own counts: which process belongs to which sandbox goes in, readings come out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::collect::kernel::{self, KernelOptions, KernelView, ProgramGroup, Slot};
+use crate::config::{Config, EbpfMode, EbpfPrograms};
+use crate::model::{BlockReading, Histogram, KernelReading};
+use crate::sandbox::{HostRole, Pid, Process, ProcessRole};
+use crate::telemetry::Own;
+
+/// `None`: nothing is to count in the kernel. What the kernel refuses is shown and costs its own families only.
+pub async fn start(config: &Config, own: &Own) -> Option<Arc<KernelView>> {
+    let programs = config.ebpf_programs.iter().filter_map(|program| match program {
+        EbpfPrograms::Runqueue => Some(ProgramGroup::Runqueue),
+        EbpfPrograms::Kvm => Some(ProgramGroup::Kvm),
+        EbpfPrograms::Block => Some(ProgramGroup::Block),
+        EbpfPrograms::Oom => Some(ProgramGroup::Oom),
+        EbpfPrograms::None => None,
+    });
+    let (procfs, sysfs) = (config.host.procfs.clone(), config.host.sysfs.clone());
+    let options = KernelOptions { programs: programs.collect(), procfs, sysfs, ..KernelOptions::default() };
+    if config.ebpf == EbpfMode::Off || options.programs.is_empty() {
+        return None;
+    }
+    let view = match tokio::task::spawn_blocking(move || KernelView::start(&options)).await {
+        Ok(view) => view,
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "programs that count in the kernel could not be started");
+            return None;
+        }
+    };
+    for program in view.programs() {
+        own.ebpf_program(program.name, program.attached, &program.reason);
+    }
+    Some(Arc::new(view))
+}
+
+/// Blocks, while the kernel detaches one after the other: not on a task, and waited for by nobody.
+pub fn detach_aside(view: Arc<KernelView>) {
+    let detaching = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(view));
+    if let Err(error) = detaching {
+        warn!(error = &error as &dyn std::error::Error, "programs that count in the kernel are detached by a task");
+    }
+}
+
+/// Shows how often the programs ran, and what they could not count.
+pub fn show(view: &KernelView, own: &Own, lost_before: &mut u64) {
+    for program in view.run_stats() {
+        if let (Some(runs), Some(seconds)) = (program.runs, program.run_seconds) {
+            own.ebpf_program_totals(program.name, runs, Duration::from_secs_f64(seconds.max(0.0)));
+        }
+    }
+    let lost = view.counted().iter().map(|counted| counted.lost).sum::<u64>();
+    own.limited("kernel_counts", lost.saturating_sub(std::mem::replace(lost_before, lost)));
+}
+
+/// All sandboxes at once, which is cheaper than one by one.
+pub fn read_all(view: &KernelView) -> BTreeMap<Slot, KernelReading> {
+    view.read_all().into_iter().map(|(slot, reading)| (slot, model(reading))).collect()
+}
+
+/// One sandbox in the kernel's books.
+#[derive(Debug)]
+pub struct Watched {
+    view: Arc<KernelView>,
+    slot: Slot,
+    /// vCPU threads that are told, by VMM.
+    vcpus: Vec<(Pid, u32)>,
+}
+
+impl Watched {
+    pub fn new(view: &Arc<KernelView>) -> Self {
+        Self { view: view.clone(), slot: view.open(), vcpus: Vec::new() }
+    }
+
+    pub fn process_started(&self, process: &Process) {
+        // One that has ended already has nothing more to be counted.
+        let _ = self.view.watch(self.slot, process.pid, process.start_ticks, own_role(process.role));
+    }
+
+    pub fn process_ended(&mut self, process: &Process) {
+        self.vcpus.retain(|(of, _)| *of != process.pid);
+        self.view.forget_process(process.pid);
+    }
+
+    /// The threads that run the guest are known only when they have run it.
+    pub fn vcpus(&mut self, threads: &[(Pid, u32)]) {
+        for &(of, tid) in threads {
+            if !self.vcpus.contains(&(of, tid)) && self.view.watch_thread(of, Pid(tid), HostRole::Vcpu).is_ok() {
+                self.vcpus.push((of, tid));
+            }
+        }
+    }
+
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// The last reading.
+    pub fn free(self) -> KernelReading {
+        model(self.view.free(self.slot))
+    }
+}
+
+pub fn own_role(role: ProcessRole) -> HostRole {
+    match role {
+        ProcessRole::Shim => HostRole::Shim,
+        ProcessRole::Vmm => HostRole::Vmm,
+        ProcessRole::Virtiofsd => HostRole::Virtiofsd,
+    }
+}
+
+fn model(reading: kernel::KernelReading) -> KernelReading {
+    KernelReading {
+        runqueue: reading.runqueue.into_iter().map(|(role, times)| (role, histogram(&times))).collect(),
+        kvm_exits: reading.kvm_exits,
+        block: reading
+            .block
+            .into_iter()
+            .map(|block| BlockReading {
+                latency: histogram(&block.latency),
+                device: block.device,
+                operation: block.operation,
+                bytes: block.bytes,
+            })
+            .collect(),
+        oom_kills: reading.oom_kills,
+    }
+}
+
+fn histogram(times: &kernel::Histogram) -> Histogram {
+    Histogram { bounds: times.bounds, counts: times.counts.to_vec(), sum_seconds: times.sum_seconds }
+}

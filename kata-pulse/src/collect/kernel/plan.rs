@@ -1,0 +1,205 @@
+//! What this kernel offers → which accounting programs to try, and the numbers they get. [`Facts::read`] reads,
+//! [`plan`] is pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{Hidden, ProgramGroup};
+use crate::kernel::{Btf, Format, Hook, Ladder, Rung, Step, find_tracefs, missing, read_btf, read_formats};
+
+/// What the running kernel offers, or why not.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// Name of the eBPF global → offset.
+    pub btf: Result<BTreeMap<&'static str, u32>, String>,
+    pub formats: Result<BTreeMap<&'static str, Format>, String>,
+}
+
+/// What to load, and the globals it gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub with_btf: bool,
+    /// In the order of the groups.
+    pub ladders: Vec<Ladder>,
+    pub globals: BTreeMap<&'static str, u32>,
+}
+
+/// Global, member of task_struct; two rows for a name that changed in 5.14.
+const OFFSETS: [(&str, &str); 4] =
+    [("O_TASK_PID", "pid"), ("O_TASK_TGID", "tgid"), ("O_TASK_STATE", "__state"), ("O_TASK_STATE", "state")];
+
+/// BTF tracepoints, and the arguments of each that must be tasks.
+const SCHEDULER: [(&str, &[usize]); 3] =
+    [("sched_wakeup", &[0]), ("sched_wakeup_new", &[0]), ("sched_switch", &[1, 2])];
+
+/// How a field of a record is found.
+#[derive(Clone, Copy)]
+enum Kind {
+    Number(u32),
+    Bytes(u32),
+}
+use Kind::{Bytes, Number};
+
+/// Global, tracepoint, field.
+const FIELDS: &[(&str, &str, &str, Kind)] = &[
+    ("O_KVM_REASON", "kvm:kvm_userspace_exit", "reason", Number(4)),
+    ("O_KVM_ERRNO", "kvm:kvm_userspace_exit", "errno", Number(4)),
+    ("O_START_DEV", "block:block_io_start", "dev", Number(4)),
+    ("O_START_SECTOR", "block:block_io_start", "sector", Number(8)),
+    ("O_START_BYTES", "block:block_io_start", "bytes", Number(4)),
+    ("O_START_RWBS", "block:block_io_start", "rwbs", Bytes(2)),
+    ("O_DONE_DEV", "block:block_io_done", "dev", Number(4)),
+    ("O_DONE_SECTOR", "block:block_io_done", "sector", Number(8)),
+    ("O_MERGE_DEV", "block:block_bio_backmerge", "dev", Number(4)),
+    ("O_MERGE_SECTORS", "block:block_bio_backmerge", "nr_sector", Number(4)),
+    ("O_MERGE_RWBS", "block:block_bio_backmerge", "rwbs", Bytes(2)),
+    ("O_QUEUE_DEV", "block:block_bio_queue", "dev", Number(4)),
+    ("O_QUEUE_SECTOR", "block:block_bio_queue", "sector", Number(8)),
+    ("O_QUEUE_SECTORS", "block:block_bio_queue", "nr_sector", Number(4)),
+    ("O_QUEUE_RWBS", "block:block_bio_queue", "rwbs", Bytes(2)),
+    ("O_COMPLETE_DEV", "block:block_bio_complete", "dev", Number(4)),
+    ("O_COMPLETE_SECTOR", "block:block_bio_complete", "sector", Number(8)),
+    ("O_VICTIM_PID", "oom:mark_victim", "pid", Number(4)),
+];
+
+const TRACEPOINTS: [&str; 8] = [
+    "kvm:kvm_userspace_exit",
+    "block:block_io_start",
+    "block:block_io_done",
+    "block:block_bio_backmerge",
+    "block:block_bio_frontmerge",
+    "block:block_bio_queue",
+    "block:block_bio_complete",
+    "oom:mark_victim",
+];
+
+impl Facts {
+    pub(super) fn read(sysfs: &Path, tracefs: Option<&Path>, hide: &Hidden) -> Self {
+        let btf = if hide.btf { Err("hidden for a test".to_owned()) } else { read_btf(sysfs) };
+        let mut formats = find_tracefs(sysfs, tracefs).map(|root| read_formats(&root, &TRACEPOINTS));
+        if let Ok(formats) = &mut formats {
+            formats.retain(|name, _| !hide.tracepoints.contains(name));
+        }
+        let mut offsets = btf.and_then(|bytes| parse_btf(&bytes));
+        if let Ok(offsets) = &mut offsets {
+            offsets.extend(hide.offsets.iter().map(|(&name, &offset)| (name, offset)));
+        }
+        Self { btf: offsets, formats }
+    }
+
+    /// For when the kernel refuses the object's own BTF.
+    pub(super) fn without_btf(&self, reason: &str) -> Self {
+        Self { btf: Err(reason.to_owned()), formats: self.formats.clone() }
+    }
+}
+
+/// Offsets in the kernel's structures; an error if the scheduler's tracepoints are not what the programs expect.
+fn parse_btf(bytes: &[u8]) -> Result<BTreeMap<&'static str, u32>, String> {
+    let traces = SCHEDULER.map(|(name, _)| format!("btf_trace_{name}"));
+    let mut wanted = vec!["task_struct"];
+    wanted.extend(traces.iter().map(String::as_str));
+    let btf = Btf::parse(bytes, &wanted).map_err(|error| error.to_string())?;
+    for (name, tasks) in SCHEDULER {
+        let points_to = btf.tracepoint(name).map(|prototype| prototype.points_to).unwrap_or_default();
+        let is_task = |&at: &usize| points_to.get(at).is_some_and(|found| found == "task_struct");
+        if !tasks.iter().all(is_task) {
+            return Err(format!("the kernel's BTF has no tracepoint {name} that gives tasks"));
+        }
+    }
+    let mut offsets = BTreeMap::new();
+    for (global, member) in OFFSETS {
+        if let Some(offset) = btf.offset("task_struct", member) {
+            offsets.entry(global).or_insert(offset);
+        }
+    }
+    Ok(offsets)
+}
+
+/// Decides.
+pub(super) fn plan(facts: &Facts, wanted: &BTreeSet<ProgramGroup>) -> Plan {
+    let mut globals = facts.btf.clone().unwrap_or_default();
+    if let Ok(formats) = &facts.formats {
+        for &(global, tracepoint, field, kind) in FIELDS {
+            let found = formats.get(tracepoint).and_then(|format| match kind {
+                Number(size) => format.number(field, size),
+                Bytes(size) => format.bytes(field, size),
+            });
+            globals.extend(found.map(|offset| (global, offset)));
+        }
+    }
+    let ladders = ProgramGroup::ALL.map(|group| {
+        let mut rungs = rungs(group, facts, &globals);
+        if !wanted.contains(&group) {
+            rungs.iter_mut().for_each(|rung| rung.refused = Some("switched off".to_owned()));
+        }
+        Ladder { feature: group.as_str(), rungs }
+    });
+    Plan { with_btf: facts.btf.is_ok(), ladders: ladders.into(), globals }
+}
+
+fn rungs(group: ProgramGroup, facts: &Facts, globals: &BTreeMap<&'static str, u32>) -> Vec<Rung> {
+    match group {
+        ProgramGroup::Runqueue => vec![Rung { steps: scheduler_steps(), refused: scheduler_refused(facts, globals) }],
+        ProgramGroup::Kvm => vec![plain(facts, globals, &[("kvm_exit", "kvm", &["kvm_userspace_exit"])])],
+        ProgramGroup::Oom => vec![plain(facts, globals, &[("oom_victim", "oom", &["mark_victim"])])],
+        ProgramGroup::Block => {
+            let by_request: [Program; 3] = [
+                ("block_done", "block", &["block_io_done"]),
+                ("block_merge", "block", &["block_bio_backmerge", "block_bio_frontmerge"]),
+                ("block_start", "block", &["block_io_start"]),
+            ];
+            let by_piece: [Program; 2] =
+                [("bio_done", "block", &["block_bio_complete"]), ("bio_start", "block", &["block_bio_queue"])];
+            vec![plain(facts, globals, &by_request), plain(facts, globals, &by_piece)]
+        }
+    }
+}
+
+/// Program, category and names of its tracepoints.
+type Program = (&'static str, &'static str, &'static [&'static str]);
+
+fn scheduler_steps() -> Vec<Step> {
+    let step = |program, name| Step { program, hook: Hook::BtfTracepoint(name) };
+    vec![
+        step("runqueue_switch", "sched_switch"),
+        step("runqueue_wakeup", "sched_wakeup"),
+        step("runqueue_wakeup_new", "sched_wakeup_new"),
+    ]
+}
+
+fn scheduler_refused(facts: &Facts, globals: &BTreeMap<&'static str, u32>) -> Option<String> {
+    match &facts.btf {
+        Err(reason) => Some(reason.clone()),
+        Ok(_) => missing(globals, &["O_TASK_PID", "O_TASK_TGID", "O_TASK_STATE"]),
+    }
+}
+
+/// A rung of plain tracepoints: each must exist, with every field that is read of it.
+fn plain(facts: &Facts, globals: &BTreeMap<&'static str, u32>, programs: &[Program]) -> Rung {
+    let steps = programs
+        .iter()
+        .map(|&(program, category, names)| Step { program, hook: Hook::Tracepoints(category, names) })
+        .collect();
+    let names =
+        programs.iter().flat_map(|(_, category, names)| names.iter().map(move |name| format!("{category}:{name}")));
+    let refused = match &facts.formats {
+        Err(reason) => Some(reason.clone()),
+        Ok(formats) => names.into_iter().find_map(|name| {
+            if !formats.contains_key(name.as_str()) {
+                return Some(absent(&name));
+            }
+            let needed: Vec<&str> = FIELDS.iter().filter(|row| row.1 == name).map(|row| row.0).collect();
+            missing(globals, &needed)
+        }),
+    };
+    Rung { steps, refused }
+}
+
+fn absent(tracepoint: &str) -> String {
+    let hint = if tracepoint.starts_with("kvm:") { ": start the agent after the kvm module is loaded" } else { "" };
+    format!("the kernel has no tracepoint {tracepoint}{hint}")
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

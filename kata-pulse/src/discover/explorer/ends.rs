@@ -1,0 +1,158 @@
+//! Ends of processes, held back until all is known of them and of their sandbox.
+//!
+//! In: an end, from whoever noticed first, and what others tell of it later. Out: each end once, whole or when waiting
+//! for more is over. A process may be told and gone before its sandbox's directory is noticed: its end waits for that.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Sight;
+use super::looks::Hint;
+use crate::discover::ebpf;
+use crate::sandbox::{CpuTimes, EventSource, ExitAccount, ExitStatus, IoTotals, Process, ProcessExit, ProcessFound};
+use crate::sandbox::{Pid, SandboxId};
+
+/// What a scan sees, the kernel's programs have told already: that may still have to be read.
+const SCAN_GRACE: Duration = Duration::from_millis(200);
+/// From the end of a process until its parent waited for it and the kernel let go of it.
+const RELEASE_GRACE: Duration = Duration::from_millis(500);
+/// How long the directory of a sandbox may be late.
+const DIRECTORY_GRACE: Duration = Duration::from_secs(10);
+/// Ends held at once; beyond them the oldest are not waited for.
+const MAX_HELD: usize = 4096;
+
+/// An end, and whose.
+#[derive(Debug)]
+pub struct Held {
+    pub sandbox: SandboxId,
+    pub found: ProcessFound,
+    pub exit: ProcessExit,
+    pub hint: Hint,
+    /// Its beginning was told, so its end must be.
+    pub is_started: bool,
+    due: Instant,
+}
+
+#[derive(Debug)]
+pub struct Ends {
+    sight: Sight,
+    /// In the order of their ends.
+    held: Vec<Held>,
+}
+
+impl Ends {
+    pub fn new(sight: Sight) -> Self {
+        Self { sight, held: Vec::new() }
+    }
+
+    /// An end of which more may be told.
+    pub fn hold(&mut self, sandbox: SandboxId, found: ProcessFound, exit: ProcessExit, hint: Hint, is_started: bool) {
+        let due = Instant::now() + self.grace(&exit, hint);
+        self.push(Held { sandbox, found, exit, hint, is_started, due });
+    }
+
+    /// An end of which nobody will tell more: the process goes on as another program, or another one has its pid.
+    pub fn settle(&mut self, sandbox: SandboxId, found: ProcessFound, hint: Hint, is_started: bool) {
+        let (exit, due) = (ProcessExit::default(), Instant::now());
+        self.push(Held { sandbox, found, exit, hint, is_started, due });
+    }
+
+    fn push(&mut self, held: Held) {
+        self.held.push(held);
+    }
+
+    /// Something more about the end of a process, if it is held. `start_ticks`: `None` where it is not known.
+    pub fn tell(&mut self, pid: Pid, start_ticks: Option<u64>, exit: ProcessExit, hint: Hint) {
+        let is_it =
+            |process: Process| process.pid == pid && start_ticks.is_none_or(|start| start == process.start_ticks);
+        let Some(at) = self.held.iter().rposition(|held| is_it(held.found.process)) else { return };
+        let (learned, when) = {
+            let held = &mut self.held[at];
+            held.exit.learn(exit);
+            if hint.at_boot.is_some() && held.hint.at_boot.is_none() {
+                held.hint = hint;
+            }
+            (held.exit, held.hint)
+        };
+        self.held[at].due = self.held[at].due.min(Instant::now() + self.grace(&learned, when));
+    }
+
+    /// How long it is worth waiting for more.
+    fn grace(&self, exit: &ProcessExit, hint: Hint) -> Duration {
+        match hint.source {
+            EventSource::Ebpf if self.sight.releases && !exit.account_is_final => RELEASE_GRACE,
+            EventSource::Scan if self.sight.exits => SCAN_GRACE,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The sandbox was noticed: those of its processes that ended already, to be told as started now.
+    pub fn started(&mut self, sandbox: &SandboxId) -> Vec<ProcessFound> {
+        let late = self.held.iter_mut().filter(|held| !held.is_started && held.sandbox == *sandbox);
+        late.map(|held| {
+            held.is_started = true;
+            held.found.clone()
+        })
+        .collect()
+    }
+
+    /// Those that are waited for no longer.
+    pub fn take_due(&mut self) -> Vec<Held> {
+        let now = Instant::now();
+        let mut beyond = self.held.len().saturating_sub(MAX_HELD);
+        let is_due = |held: &Held| {
+            let is_beyond = beyond > 0;
+            beyond = beyond.saturating_sub(1);
+            is_beyond || held.when() <= now
+        };
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(is_due);
+        self.held = held;
+        due
+    }
+
+    /// When there is something to take.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.held.iter().map(Held::when).min()
+    }
+}
+
+impl Held {
+    fn when(&self) -> Instant {
+        if self.is_started { self.due } else { self.due + DIRECTORY_GRACE }
+    }
+}
+
+/// What the kernel's programs told, in our words.
+pub fn exit_of(status: Option<ebpf::ExitStatus>, account: Option<ebpf::Account>) -> ProcessExit {
+    ProcessExit {
+        status: status.map(|status| match status {
+            ebpf::ExitStatus::Code(code) => ExitStatus::Code(code),
+            ebpf::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
+        }),
+        account: account.map(|account| account_of(&account)),
+        account_is_final: account.is_some_and(|account| account.is_final),
+    }
+}
+
+fn account_of(account: &ebpf::Account) -> ExitAccount {
+    let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+    ExitAccount {
+        cpu: CpuTimes {
+            user: seconds(account.user_ns),
+            system: seconds(account.system_ns),
+            guest: seconds(account.guest_ns),
+        },
+        minor_faults: account.minor_faults as f64,
+        major_faults: account.major_faults as f64,
+        voluntary_switches: account.voluntary_switches as f64,
+        involuntary_switches: account.involuntary_switches as f64,
+        io: account.io.map(|io| IoTotals {
+            read_calls: io.read_calls as f64,
+            write_calls: io.write_calls as f64,
+            read_bytes: io.read_bytes as f64,
+            written_bytes: io.written_bytes as f64,
+        }),
+        peak_rss_bytes: account.peak_rss as f64 * rustix::param::page_size() as f64,
+    }
+}
