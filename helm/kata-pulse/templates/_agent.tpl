@@ -30,9 +30,7 @@ The agent's command line, and the directories of the node that it needs.
 - --sysfs={{ .sysfs }}
 - --ebpf={{ .ebpf }}
 - --ebpf-directories={{ .ebpfDirectories }}
-{{- with .ebpfPrograms }}
-- --ebpf-programs={{ . }}
-{{- end }}
+- --ebpf-programs={{ join "," .ebpfPrograms | default "none" }}
 {{- if .threadDetail }}
 - --thread-detail
 {{- end }}

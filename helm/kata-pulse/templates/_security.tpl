@@ -8,6 +8,9 @@ What the container may do, in the two profiles.
 - PERFMON {{- /* attach them to tracepoints and functions of the kernel */}}
 - SYS_PTRACE {{- /* executable, root, namespaces, I/O and memory of other processes in /proc: all of VMMs and shims */}}
 - DAC_READ_SEARCH {{- /* directories and state files that belong to the users of rootless VMMs */}}
+{{- if .Values.config.qdisc }}
+- SYS_ADMIN {{- /* enter the network namespaces of pods, for --qdisc alone */}}
+{{- end }}
 {{- end -}}
 
 {{- define "kata-pulse.securityContext" -}}
@@ -24,7 +27,7 @@ capabilities:
   drop:
     - ALL
   add:
-    {{- include "kata-pulse.capabilities" . | nindent 4 }}
+    {{- include "kata-pulse.capabilities" $ | nindent 4 }}
     {{- with .extraCapabilities }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -74,6 +74,28 @@ fn least_privilege_is_named_capabilities_and_nothing_else() {
     assert_eq!(container(&daemon_set("{}", KUBERNETES))["securityContext"], expected);
 }
 
+/// It enters namespaces of pods, which nothing else does.
+#[test]
+fn only_queues_need_sys_admin() {
+    if !tools::are_there() {
+        return;
+    }
+    let context = container(&daemon_set("config: {qdisc: true}", KUBERNETES))["securityContext"].clone();
+    let added = json!(["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_ADMIN"]);
+    assert_eq!(context["capabilities"]["add"], added);
+}
+
+#[test]
+fn selector_and_tolerations_can_be_taken_away() {
+    if !tools::are_there() {
+        return;
+    }
+    let daemon_set = daemon_set("{nodeSelector: null, tolerations: null, priorityClassName: null}", KUBERNETES);
+    for key in ["nodeSelector", "tolerations", "priorityClassName"] {
+        assert!(pod(&daemon_set).get(key).is_none(), "{key}");
+    }
+}
+
 #[test]
 fn privileged_is_not_half_of_the_other_profile() {
     if !tools::are_there() {
@@ -98,7 +120,13 @@ fn app_armor_is_an_annotation_before_1_30() {
         ("security: {appArmorProfile: {type: RuntimeDefault}}", "runtime/default"),
         ("security: {appArmorProfile: {type: Localhost, localhostProfile: own}}", "localhost/own"),
     ] {
-        for (kubernetes, old) in [("1.20.0", true), ("1.29.9", true), ("1.30.0", false), ("1.37.0", false)] {
+        for (kubernetes, old) in [
+            ("1.20.0", true),
+            ("1.29.4-eks-036c24b", true),
+            ("1.30.0", false),
+            ("1.30.1-gke.100", false),
+            ("1.37.0", false),
+        ] {
             let daemon_set = daemon_set(values, kubernetes);
             let annotation = &daemon_set["spec"]["template"]["metadata"]["annotations"][key];
             assert_eq!(annotation, &if old { json!(word) } else { Value::Null }, "{kubernetes}");

@@ -23,7 +23,7 @@ const BAD: &[(&str, &str)] = &[
     ("config: {sandboxDirs: [\"java:/run/x\"]}", "sandboxDirs"),
     ("config: {sandboxDirs: [\"/run/x,/run/y\"]}", "sandboxDirs"),
     ("config: {ebpf: maybe}", "ebpf"),
-    ("config: {ebpfPrograms: \"kvm,net\"}", "ebpfPrograms"),
+    ("config: {ebpfPrograms: [net]}", "ebpfPrograms"),
     ("config: {threadDetail: \"yes\"}", "threadDetail"),
     ("config: {levels: []}", "levels"),
     ("config: {levels: [node]}", "levels"),
