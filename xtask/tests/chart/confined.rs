@@ -133,19 +133,25 @@ fn sandboxes(port: u16) -> Vec<Value> {
 
 /// Name, state and how each source fares, of every sandbox.
 fn knowledge(port: u16) -> Vec<Value> {
-    let of = |one: &Value| json!([one["sandbox_id"], one["pod_name"], one["state"], one["vmm"], one["sources"]]);
-    sandboxes(port).iter().map(of).collect()
+    let keys = ["sandbox_id", "pod_name", "state", "runtime", "vmm", "sources"];
+    let of = |one: &Value| keys.iter().map(|&key| (key.to_owned(), one[key].clone())).collect();
+    sandboxes(port).iter().map(of).map(Value::Object).collect()
 }
 
-fn wait_for(what: &str, logs: &[&Path], mut reached: impl FnMut() -> bool) {
+/// `reached` says what is not as it should be.
+fn wait_for(what: &str, logs: &[&Path], mut reached: impl FnMut() -> Result<(), String>) {
     let started = Instant::now();
-    while !reached() {
+    while let Err(why) = reached() {
         if started.elapsed() > DEADLINE {
             let texts: Vec<_> = logs.iter().map(|log| fs::read_to_string(log).unwrap_or_default()).collect();
-            panic!("waited {DEADLINE:?} for {what}\n{}", texts.join("\n---\n"));
+            panic!("waited {DEADLINE:?} for {what}: {why}\n{}", texts.join("\n---\n"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn answers(port: u16, path: &str) -> Result<(), String> {
+    get(port, path).map(|_| ()).ok_or_else(|| format!("no answer to {path}"))
 }
 
 /// Why there can be no container here.
@@ -176,9 +182,10 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
     }
     build();
     let binaries = root().join("target/debug").canonicalize().unwrap();
-    // Socket paths are limited.
-    let folder = tempfile::Builder::new().prefix("kc").tempdir_in("/tmp").unwrap();
-    let (node, state) = (folder.path().join("n"), folder.path().join("s"));
+    let folder = tempfile::tempdir().unwrap();
+    // Sockets have long paths below it, and those are limited.
+    let node = tempfile::Builder::new().prefix("k").rand_bytes(5).tempdir_in("/tmp").unwrap();
+    let (node, state) = (node.path(), folder.path().join("state"));
     fs::create_dir_all(node.join("run")).unwrap();
     fs::create_dir_all(folder.path().join("rootfs")).unwrap();
     let log = |name: &str| folder.path().join(name);
@@ -187,19 +194,33 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
     let values = format!(
         "{{config: {{listenAddress: \"127.0.0.1:{inside}\", hostIntervalSecs: 1}}, security: {{seccompProfile: x.json}}}}"
     );
-    let config = bundle(&daemon_set(&values, KUBERNETES), &node, &binaries.join("kata-pulse"));
+    let config = bundle(&daemon_set(&values, KUBERNETES), node, &binaries.join("kata-pulse"));
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let id = format!("kata-pulse-chart-{}", std::process::id());
     let mut run = runc(&state);
     run.args(["run", "--bundle"]).arg(folder.path()).arg(&id);
     let confined = Container { _process: Process::start(&mut run, &log("confined.log")), id, state: &state };
     // Neither base directory nor runtime is there yet.
-    wait_for("the confined agent", &[&log("confined.log")], || get(inside, "/healthz").is_some());
+    wait_for("the confined agent", &[&log("confined.log")], || answers(inside, "/healthz"));
     assert!(!node.join("run/vc").exists() && sandboxes(inside).is_empty());
 
     let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
-    simulator.arg("run").arg("--root").arg(&node).args(["--processes", "--agents"]);
+    simulator.arg("run").arg("--root").arg(node).args(["--processes", "--agents"]);
     let _simulator = Process::start(simulator.args(["--sandboxes", &SANDBOXES.to_string()]), &log("simulator.log"));
+    let logs = [&*log("confined.log"), &log("free.log"), &log("simulator.log")];
+    let mut within = Vec::new();
+    wait_for("the confined agent to know all", &logs, || {
+        within = knowledge(inside);
+        if within.len() == SANDBOXES && within.iter().all(is_complete) { Ok(()) } else { Err(format!("{within:#?}")) }
+    });
+    wait_for("readiness", &logs, || answers(inside, "/readyz"));
+    let page = get(inside, "/metrics").unwrap();
+    let used = page.lines().filter(|line| line.starts_with("container_cpu_usage_seconds_total{container=\"app"));
+    assert!(used.count() >= SANDBOXES, "{page}");
+    check_bounds(&confined);
+    // One at a time: a shim takes few questions.
+    drop(confined);
+
     let mut free = Command::new(binaries.join("kata-pulse"));
     free.arg("--listen-address").arg(format!("127.0.0.1:{outside}")).args(["--host-interval-secs", "1"]);
     free.arg("--runtime-endpoint").arg(node.join("run/containerd/containerd.sock"));
@@ -207,26 +228,28 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
         free.arg("--sandbox-dir").arg(format!("{runtime}:{}", node.join(base).display()));
     }
     let _free = Process::start(&mut free, &log("free.log"));
-
-    let logs = [&*log("confined.log"), &log("free.log"), &log("simulator.log")];
-    let complete = |known: &[Value]| known.len() == SANDBOXES && known.iter().all(|one| one[2] == "running");
-    wait_for("both agents to know the same", &logs, || {
-        let known = knowledge(outside);
-        let named = known.iter().all(|one| one[1] != "" && one[4]["shim"] != "booting" && one[4]["runtime"] == "ok");
-        complete(&known) && named && knowledge(inside) == known
+    wait_for("the agent without bounds to know the same", &logs, || {
+        let without = knowledge(outside);
+        if without == within { Ok(()) } else { Err(format!("{without:#?}\nwithin bounds: {within:#?}")) }
     });
-    wait_for("readiness", &logs, || get(inside, "/readyz").is_some());
-    let page = get(inside, "/metrics").unwrap();
-    let used = page.lines().filter(|line| line.starts_with("container_cpu_usage_seconds_total{container=\"app"));
-    assert!(used.count() >= SANDBOXES, "{page}");
-    // Whatever the kernel grants an agent without bounds it grants this one.
-    let attached = |page: &str| -> Vec<String> {
-        let lines =
-            page.lines().filter(|line| line.starts_with("kata_pulse_ebpf_program_attached{") && line.ends_with(" 1"));
-        lines.map(str::to_owned).collect()
-    };
+    // Whatever the kernel grants an agent without bounds it grants the other.
     assert_eq!(attached(&page), attached(&get(outside, "/metrics").unwrap()));
-    check_bounds(&confined);
+}
+
+/// Named, counted by the runtime, and its guest asked by the way that is right for it.
+fn is_complete(one: &Value) -> bool {
+    let (state, sources) = (&one["state"], &one["sources"]);
+    let asked = match (one["runtime"].as_str(), one["vmm"].as_str()) {
+        (Some("rust"), Some("qemu")) => sources["shim"] == "unsafe" && sources["agent"] == "ok",
+        _ => sources["shim"] == "ok",
+    };
+    asked && state == "running" && one["pod_name"] != "" && sources["runtime"] == "ok" && sources["cri"] == "ok"
+}
+
+/// Programs of the kernel that serve the agent.
+fn attached(page: &str) -> Vec<&str> {
+    let of_programs = |line: &&str| line.starts_with("kata_pulse_ebpf_program_attached{") && line.ends_with(" 1");
+    page.lines().filter(of_programs).collect()
 }
 
 /// The kernel's own account of the confined agent.

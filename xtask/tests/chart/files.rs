@@ -49,7 +49,7 @@ fn braces_of_dashboards_and_rules_are_their_own() {
     if !tools::are_there() {
         return;
     }
-    let (_folder, helm) = copy(&[("one.json", DASHBOARD), ("two.json", "{}\n")], &[("own.yaml", RULES)]);
+    let (_folder, helm) = copy(&[("one.json", DASHBOARD), ("kata-pulse-two.json", "{}\n")], &[("own.yaml", RULES)]);
     let yaml = helm.template("operatorLabels: {release: r}", KUBERNETES).unwrap();
     let manifests = tools::parse(&yaml);
     let named = |name: &str| manifests.iter().find(|manifest| manifest["metadata"]["name"] == name).unwrap();
@@ -57,7 +57,7 @@ fn braces_of_dashboards_and_rules_are_their_own() {
     assert_eq!(one["data"]["one.json"], DASHBOARD);
     assert_eq!(one["metadata"]["labels"]["grafana_dashboard"], "1");
     assert_eq!(one["metadata"]["annotations"]["grafana_folder"], "Kata Containers");
-    assert_eq!(named("kata-pulse-dashboard-two")["data"]["two.json"], "{}\n");
+    assert_eq!(named("kata-pulse-dashboard-two")["data"]["kata-pulse-two.json"], "{}\n");
     let rule = named("kata-pulse-own");
     assert_eq!(rule["spec"], tools::parse(RULES)[0]);
     assert_eq!(rule["metadata"]["labels"]["release"], "r");
