@@ -2,7 +2,7 @@
 //! is written at a rate. In: a [`Burn`]. Out, when it is stopped: a [`BurnTruth`], measured by the process itself.
 //!
 //! A vCPU follows its target: what it owes since the start is burnt in steps of 5 ms, so that a busy machine makes it
-//! late, never wrong. Cost: what is asked for.
+//! late, never wrong; what it still owes when it is stopped, it does not do. Cost: what is asked for.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-const STEP: Duration = Duration::from_millis(5);
+use crate::chores::{AtWork, Chores, ChoresTruth};
+
+pub(crate) const STEP: Duration = Duration::from_millis(5);
 const WRITE_EVERY: Duration = Duration::from_millis(50);
 const BLOCK: usize = 64 * 1024;
 /// The file is written over and over, so it never grows beyond this.
@@ -25,6 +27,7 @@ const TOUCH_EVERY: usize = 1024;
 
 /// What a VMM is to use.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Burn {
     /// CPUs' worth of user time over all vCPU threads, e.g. 0.5; at most one for each thread.
     pub vcpu_user: f64,
@@ -33,6 +36,8 @@ pub struct Burn {
     pub resident_bytes: u64,
     /// Where it is written to; on a file system in memory the kernel counts no `write_bytes`.
     pub file: PathBuf,
+    /// What is done besides.
+    pub chores: Chores,
 }
 
 /// What was used, by the process's own clocks.
@@ -42,6 +47,7 @@ pub struct BurnTruth {
     pub vcpus: Vec<VcpuTruth>,
     pub written_bytes: u64,
     pub resident_bytes: u64,
+    pub chores: ChoresTruth,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +72,7 @@ pub(crate) struct Burning {
     vcpus: Vec<JoinHandle<VcpuTruth>>,
     writer: Option<JoinHandle<io::Result<u64>>>,
     memory: Vec<u8>,
+    chores: Option<AtWork>,
 }
 
 impl Burning {
@@ -77,7 +84,11 @@ impl Burning {
             vcpus: Vec::new(),
             writer: None,
             memory: resident(burn.resident_bytes)?,
+            chores: None,
         };
+        if burn.chores != Chores::default() {
+            burning.chores = Some(AtWork::start(&burn.chores)?);
+        }
         let share = if burn.threads == 0 { 0.0 } else { (burn.vcpu_user / f64::from(burn.threads)).clamp(0.0, 1.0) };
         let (ready, started) = mpsc::channel::<()>();
         for number in 0..burn.threads {
@@ -119,6 +130,7 @@ impl Burning {
             vcpus,
             written_bytes,
             resident_bytes: self.memory.len() as u64,
+            chores: self.chores.map_or_else(|| Ok(ChoresTruth::default()), AtWork::stop)?,
         })
     }
 }
@@ -132,11 +144,11 @@ fn resident(bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Whether the work has ended within `wait`.
-fn ended(stop: &Receiver<()>, wait: Duration) -> bool {
+pub(crate) fn ended(stop: &Receiver<()>, wait: Duration) -> bool {
     stop.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected)
 }
 
-fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(now).unwrap_or_default()
 }
@@ -145,7 +157,7 @@ fn vcpu(share: f64, stop: &Receiver<()>) -> VcpuTruth {
     let started = Instant::now();
     while !ended(stop, STEP) {
         let owed = started.elapsed().mul_f64(share);
-        while thread_cpu() < owed {
+        while thread_cpu() < owed && !ended(stop, Duration::ZERO) {
             spin();
         }
     }
@@ -154,7 +166,7 @@ fn vcpu(share: f64, stop: &Receiver<()>) -> VcpuTruth {
 }
 
 /// Some tens of microseconds in user mode: asking for the clock is a system call.
-fn spin() {
+pub(crate) fn spin() {
     for number in 0..20_000_u32 {
         std::hint::black_box(number);
     }

@@ -14,6 +14,7 @@ use crate::kind::{Runtime, SimError};
 use crate::launch::Processes;
 use crate::node::{Node, SandboxSpec};
 use crate::storm::{self, Storm};
+use crate::usage::ProcessUsage;
 
 #[derive(Debug)]
 pub(crate) struct Commander {
@@ -52,6 +53,7 @@ impl Commander {
             }
             Request::Burn(options) => self.burn(&options),
             Request::Rest { sandbox } => node.stop_burning(&self.find(&sandbox)?).map(|truth| told(&truth)),
+            Request::Usage { sandbox } => node.usage(&sandbox).map(|usages| account(&usages)),
             Request::Storm(options) => blow(options).await,
             Request::Forge { sandbox, seconds } => self.forge(&self.find(&sandbox)?, seconds).await,
         }
@@ -132,7 +134,7 @@ impl Commander {
             threads: options.threads,
             vmm_io_bytes_per_second: options.io_bytes_per_second,
             resident_bytes: options.resident_bytes,
-            file: PathBuf::new(),
+            ..Burn::default()
         };
         self.node.burn(&self.find(&options.sandbox)?, &burn)?;
         Ok("it burns".to_owned())
@@ -193,6 +195,19 @@ fn told(truth: &BurnTruth) -> String {
         truth.written_bytes,
         truth.resident_bytes
     )
+}
+
+fn account(usages: &[ProcessUsage]) -> String {
+    let mut text = String::new();
+    for usage in usages {
+        let (user, system) = (usage.user_seconds, usage.system_seconds);
+        let _ = write!(text, "{} {}: {user:.3} s user, {system:.3} s system", usage.role, usage.pid);
+        if let Some(io) = usage.io {
+            let _ = write!(text, ", {} bytes read, {} written", io.read_bytes, io.written_bytes);
+        }
+        let _ = writeln!(text, ", {} bytes at most, {}", usage.peak_rss_bytes, usage.status());
+    }
+    text
 }
 
 fn with_causes(error: &SimError) -> String {

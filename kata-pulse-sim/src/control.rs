@@ -41,6 +41,8 @@ pub enum Request {
     Burn(BurnOptions),
     /// End that work and say what it was.
     Rest { sandbox: String },
+    /// What each process of a removed sandbox had used when it ended: needs processes, and the whole id.
+    Usage { sandbox: String },
     /// Make noise on this machine; says how much when it is over.
     Storm(StormOptions),
     /// Do what a container may to be taken for a sandbox: directories in a mount namespace, a VMM's name.

@@ -114,7 +114,7 @@ impl Node {
         agent.map(|agent| look(&agent)).ok_or_else(|| SimError::Lacks(id.to_owned(), "socket of an agent"))
     }
 
-    fn with_process<T>(&self, id: &str, look: impl FnOnce(&mut ShimProcess) -> T) -> Result<T, SimError> {
+    pub(crate) fn with_process<T>(&self, id: &str, look: impl FnOnce(&mut ShimProcess) -> T) -> Result<T, SimError> {
         let left = self.leftovers().get(id).map(|vm| vm.process.clone());
         let process = left.map_or_else(|| self.with(id, |sandbox| sandbox.vm.process.clone()), Ok)?;
         process.map(|shim| look(&mut vm::locked(&shim))).ok_or_else(|| SimError::Lacks(id.to_owned(), "processes"))

@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::burn::Burn;
 use crate::kind::{Kind, Runtime, Vmm};
 use crate::layout::{Places, Variant};
+use crate::node::SandboxSpec;
 use crate::process::{ShimProcess, install};
 use crate::role::{JAILED, Start, USER};
 
@@ -19,11 +20,13 @@ pub struct Processes {
     pub simulator: PathBuf,
     /// What the VMM does from its start on.
     pub burn: Option<Burn>,
+    /// A program of others as VMM, with its arguments; it becomes the VMM by `exec` at the latest.
+    pub machine: Option<Vec<String>>,
 }
 
 impl Processes {
     pub fn of(simulator: impl Into<PathBuf>) -> Self {
-        Self { simulator: simulator.into(), burn: None }
+        Self { simulator: simulator.into(), burn: None, machine: None }
     }
 }
 
@@ -35,9 +38,26 @@ pub(crate) struct Launcher<'a> {
     pub(crate) kind: Kind,
     pub(crate) variant: &'a Variant,
     pub(crate) simulator: &'a Path,
+    pub(crate) machine: Option<&'a [String]>,
 }
 
-impl Launcher<'_> {
+impl<'a> Launcher<'a> {
+    /// `None`: a sandbox without processes.
+    pub(crate) fn of(root: &'a Path, spec: &'a SandboxSpec) -> Option<Self> {
+        let Processes { simulator, machine, .. } = spec.processes.as_ref()?;
+        let (kind, variant, machine) = (spec.kind, &spec.variant, machine.as_deref());
+        Some(Self { root, id: &spec.id, kind, variant, simulator, machine })
+    }
+
+    /// The simulator's, or a machine in its place.
+    pub(crate) fn start_vmm(&self, shim: &mut ShimProcess) -> io::Result<()> {
+        if let Some([program, arguments @ ..]) = self.machine {
+            let (program, arguments) = (program.into(), arguments.to_vec());
+            return shim.start_foreign("vmm", Start { program, arguments, environment: Vec::new() }).map(drop);
+        }
+        self.vmm()?.map_or(Ok(()), |start| shim.start_simulated("vmm", start).map(drop))
+    }
+
     fn install(&self, folder: &str, name: &str) -> io::Result<PathBuf> {
         install(self.simulator, &self.root.join("opt/kata").join(folder), name)
     }
@@ -79,7 +99,7 @@ impl Launcher<'_> {
     }
 
     /// `None`: no process of its own.
-    pub(crate) fn vmm(&self) -> io::Result<Option<Start>> {
+    fn vmm(&self) -> io::Result<Option<Start>> {
         let (name, line) = match self.kind.vmm {
             Vmm::Dragonball | Vmm::Remote => return Ok(None),
             Vmm::Firecracker if self.variant.jailed => return self.jailer().map(Some),

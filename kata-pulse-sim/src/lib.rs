@@ -1,10 +1,13 @@
 //! A Kata node made of nothing but this machine: sandbox directories, shim sockets, a CRI server, faults on command.
 //! It never depends on kata-pulse, so it cannot share its bugs.
 
+mod account;
 mod agent;
 pub mod burn;
 mod cgroup;
 mod channel;
+mod children;
+mod chores;
 pub mod commands;
 pub mod container;
 pub mod containerd;
@@ -12,9 +15,11 @@ pub mod control;
 pub mod cri;
 pub mod fault;
 mod inspect;
+pub mod judge;
 pub mod kind;
 pub mod launch;
 pub mod layout;
+pub mod machine;
 pub mod metrics;
 pub mod node;
 mod order;
@@ -30,12 +35,14 @@ pub mod storm;
 pub mod taskshim;
 mod traffic;
 mod ttrpc;
+mod usage;
 pub mod version;
 mod vm;
 mod watchdog;
 mod workload;
 
 pub use burn::{Burn, BurnTruth};
+pub use chores::{Chores, ChoresTruth};
 pub use container::{
     CgroupDriver, CgroupMode, ContainerLimits, ContainerLoad, ContainerSpec, DeviceLoad, DeviceTruth, QosClass, Truth,
 };
@@ -49,4 +56,5 @@ pub use node::{Node, Overhead, Pod, Sandbox, SandboxSpec};
 pub use page::{CpuUnit, GuestLoad};
 pub use spec::SECRET;
 pub use stats::StatsFault;
+pub use usage::{IoUsage, ProcessUsage};
 pub use workload::{Container, ContainerState};

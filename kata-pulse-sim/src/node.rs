@@ -10,6 +10,7 @@ use tokio::{net::UnixStream, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    account::Account,
     agent::{self, AgentState},
     container::{CgroupDriver, CgroupMode, ContainerSpec, QosClass},
     containerd::events::{EventHub, Happening},
@@ -116,6 +117,7 @@ pub struct Node {
     leftovers: Mutex<BTreeMap<String, Vm>>,
     pub(crate) killed: Arc<AtomicU64>,
     pub(crate) events: EventHub,
+    pub(crate) account: Account,
 }
 
 impl Node {
@@ -127,6 +129,7 @@ impl Node {
             leftovers: Mutex::default(),
             killed: Arc::default(),
             events: EventHub::default(),
+            account: Account::default(),
         }
     }
 
@@ -188,7 +191,9 @@ impl Node {
     /// Removes a sandbox in the order and with the system calls of its runtime; what a crash left, as `delete` does.
     pub async fn remove(&self, id: &str) -> Result<(), SimError> {
         if let Some(left) = self.leftovers().remove(id) {
-            return left.sweep(&self.root, id);
+            left.sweep(&self.root, id)?;
+            self.account.keep(id, &left);
+            return Ok(());
         }
         let mut gone = self.take(id)?;
         self.events.publish_all(&gone, &Happening::EXIT);
@@ -206,6 +211,7 @@ impl Node {
         }
         let vm = end(gone).await;
         vm.end_shim(&self.root, id)?;
+        self.account.keep(id, &vm);
         if vm.places.leaves_dead_socket() {
             self.leftovers().insert(id.to_owned(), Vm { process: None, ..vm });
         }

@@ -120,14 +120,8 @@ impl<'a> Making<'a> {
         self.places.agent_url(self.agent.is_some())
     }
 
-    fn launcher(&self) -> Option<Launcher<'a>> {
-        let processes = self.spec.processes.as_ref()?;
-        let (id, variant) = (&self.spec.id, &self.spec.variant);
-        Some(Launcher { root: self.root, id, kind: self.spec.kind, variant, simulator: &processes.simulator })
-    }
-
     fn start_shim(&mut self) -> Result<(), SimError> {
-        let Some(launcher) = self.launcher() else { return Ok(()) };
+        let Some(launcher) = Launcher::of(self.root, self.spec) else { return Ok(()) };
         let bundle = bundle(self.root, &self.spec.id);
         make_dir(&bundle, 0o711)?;
         let shim = launcher.shim(&bundle).map_err(SimError::io("start the shim in", &bundle))?;
@@ -138,14 +132,13 @@ impl<'a> Making<'a> {
 
     /// virtiofsd, then the VMM with its socket to the agent.
     fn start_vm(&mut self) -> Result<(), SimError> {
-        if let (Some(launcher), Some(shim)) = (self.launcher(), &mut self.shim) {
+        if let (Some(launcher), Some(shim)) = (Launcher::of(self.root, self.spec), &mut self.shim) {
             let failed =
                 |error| SimError::Io { action: "start processes of", path: (&self.spec.id).into(), source: error };
-            for (role, start) in [("virtiofsd", launcher.virtiofsd()), ("vmm", launcher.vmm())] {
-                if let Some(start) = start.map_err(failed)? {
-                    shim.start_simulated(role, start).map_err(failed)?;
-                }
+            if let Some(start) = launcher.virtiofsd().map_err(failed)? {
+                shim.start_simulated("virtiofsd", start).map_err(failed)?;
             }
+            launcher.start_vmm(shim).map_err(failed)?;
         }
         if let (Some(file), pid @ 1..) = (self.places.pid_file(), self.pids().vmm) {
             write(&file, &pid.to_string())?;

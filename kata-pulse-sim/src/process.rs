@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::burn::{Burn, BurnTruth};
 use crate::channel::Channel;
 use crate::role::{Answer, Hello, Order, Start};
+use crate::usage::{self, ProcessUsage};
 
 /// Ending a process takes the kernel some milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,10 +30,11 @@ pub struct Helper {
     pub arguments: Vec<String>,
 }
 
-/// A program of the simulator's that a shim has started.
+/// A program that a shim has started.
 #[derive(Debug)]
 struct Hold {
-    channel: Channel,
+    /// `None`: a program of others, which takes no orders.
+    channel: Option<Channel>,
     /// The program, then what ends with it.
     pidfds: Vec<OwnedFd>,
 }
@@ -45,6 +47,10 @@ pub struct ShimProcess {
     life: UnixStream,
     channel: Channel,
     held: BTreeMap<String, Hold>,
+    /// The shim's own end.
+    ended: Option<ProcessUsage>,
+    /// Of helpers that have ended.
+    usages: Vec<ProcessUsage>,
     /// Pids of the helpers by role; virtiofsd's worker is `virtiofsd-worker`.
     pub helpers: BTreeMap<String, u32>,
 }
@@ -56,11 +62,19 @@ impl ShimProcess {
         let mut shim = Self::alone(Command::new(program).args(arguments))?;
         for Helper { role, program, arguments } in helpers {
             let start = Start { program: program.clone(), arguments: arguments.clone(), environment: Vec::new() };
-            if let Answer::Started(pid) = shim.order(&Order::Start(start), None)? {
-                shim.helpers.insert(role.clone(), pid);
-            }
+            shim.start_foreign(role, start)?;
         }
         Ok(shim)
+    }
+
+    /// Lets the shim start a program of others; it ends with the shim.
+    pub(crate) fn start_foreign(&mut self, role: &str, start: Start) -> io::Result<u32> {
+        let Answer::Started(pid) = self.order(&Order::Start(start), None)? else {
+            return Err(io::Error::other("the shim did not say what it started"));
+        };
+        self.helpers.insert(role.to_owned(), pid);
+        self.held.insert(role.to_owned(), Hold { channel: None, pidfds: vec![open(pid)?] });
+        Ok(pid)
     }
 
     /// The shim without helpers; its standard input is taken.
@@ -70,7 +84,8 @@ impl ShimProcess {
         let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::from(OwnedFd::from(output))).spawn()?;
         // The command keeps its copies of the shim's ends until others take their place.
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(Self { child, life, channel, held: BTreeMap::new(), helpers: BTreeMap::new() })
+        let (held, helpers) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { child, life, channel, held, ended: None, usages: Vec::new(), helpers })
     }
 
     /// Lets the shim start a program of the simulator's, which survives the shim's death, as Kata's do.
@@ -85,7 +100,7 @@ impl ShimProcess {
             pidfds.push(open(worker)?);
             self.helpers.insert(format!("{role}-worker"), worker);
         }
-        self.held.insert(role.to_owned(), Hold { channel, pidfds });
+        self.held.insert(role.to_owned(), Hold { channel: Some(channel), pidfds });
         Ok(pid)
     }
 
@@ -111,59 +126,87 @@ impl ShimProcess {
     /// SIGABRT from within, after a panic. Returns once it has ended.
     pub fn abort(&mut self) -> io::Result<ExitStatus> {
         self.channel.send(&Order::Abort, None)?;
-        self.child.wait()
+        self.reap()
     }
 
     /// Exit code 1, without a word to anybody.
     pub fn exit(&mut self) -> io::Result<ExitStatus> {
         self.channel.send(&Order::Exit, None)?;
-        self.child.wait()
+        self.reap()
     }
 
     /// SIGKILL; VMM and virtiofsd live on without a parent.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.child.kill()?;
-        self.child.wait()
+        if self.ended.is_none() {
+            self.child.kill()?;
+        }
+        self.reap()
     }
 
     /// How the shim ended, if it has.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
+        if self.ended.is_none() {
+            self.ended = usage::try_wait(self.child.id())?;
+        }
+        Ok(self.ended.as_ref().map(ProcessUsage::status))
     }
 
     /// Waits for a shim that is at its end.
     pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
+        let ended = match self.ended.take() {
+            Some(ended) => ended,
+            None => usage::wait(self.child.id())?,
+        };
+        Ok(self.ended.insert(ended).status())
+    }
+
+    /// What each process had used when it ended, the shim's without its children's. Helpers that a dead shim left to
+    /// others are missing.
+    pub(crate) fn usages(&self) -> Vec<ProcessUsage> {
+        let shim = self.ended.iter().map(|shim| ProcessUsage { role: "shim".into(), ..shim.without(&self.usages) });
+        self.usages.iter().cloned().chain(shim).collect()
     }
 
     /// Who does the work of `role`: Dragonball's VMM is the shim.
-    fn worker(&self, role: &str) -> &Channel {
-        self.held.get(role).map_or(&self.channel, |held| &held.channel)
+    fn worker(&self, role: &str) -> io::Result<&Channel> {
+        let Some(held) = self.held.get(role) else { return Ok(&self.channel) };
+        held.channel.as_ref().ok_or_else(|| io::Error::other(format!("the {role} is no program of the simulator's")))
     }
 
     /// Makes `vmm` (or, without one of its own, the shim) work from now on.
     pub fn burn(&self, role: &str, burn: &Burn) -> io::Result<()> {
-        settle(self.worker(role).ask(&Order::Burn(burn.clone()), None)?).map(drop)
+        settle(self.worker(role)?.ask(&Order::Burn(burn.clone()), None)?).map(drop)
     }
 
     /// Ends that work and tells what it was.
     pub fn stop_burning(&self, role: &str) -> io::Result<BurnTruth> {
-        match settle(self.worker(role).ask(&Order::Stop, None)?)? {
+        match settle(self.worker(role)?.ask(&Order::Stop, None)?)? {
             Answer::Truth(truth) => Ok(truth),
             other => Err(io::Error::other(format!("not a truth: {other:?}"))),
         }
     }
 
-    /// SIGKILL to a helper of the simulator's; returns once it has ended.
+    /// SIGKILL to a helper; returns once it has ended and, if the shim lives, was reaped.
     pub fn end_helper(&mut self, role: &str) -> io::Result<()> {
         let Some(held) = self.held.remove(role) else { return Ok(()) };
-        self.helpers.remove(role);
-        self.helpers.remove(&format!("{role}-worker"));
+        let roles: BTreeMap<u32, String> = self.helpers.iter().map(|(role, pid)| (*pid, role.clone())).collect();
+        let gone: Vec<u32> =
+            [role, &format!("{role}-worker")].into_iter().filter_map(|role| self.helpers.remove(role)).collect();
+        // A dead shim cannot.
+        let _ = self.order(&Order::Adopt, None);
         if let Some(program) = held.pidfds.first() {
             // It may have ended by itself.
             let _ = pidfd_send_signal(program, Signal::KILL);
         }
-        held.pidfds.iter().try_for_each(wait)
+        held.pidfds.iter().try_for_each(wait)?;
+        if let Ok(Answer::Ended(ended)) = self.order(&Order::Reap(gone), None) {
+            let named = |usage: ProcessUsage| {
+                let role = roles.get(&usage.pid).map_or_else(|| role.to_owned(), Clone::clone);
+                ProcessUsage { role, ..usage }
+            };
+            self.usages.extend(ended.into_iter().map(named));
+        }
+        Ok(())
     }
 
     /// Ends the helpers, then the shim.
@@ -178,7 +221,7 @@ impl ShimProcess {
         // A closed channel is what the shim ends by.
         let (closed, _) = Channel::pair()?;
         drop(std::mem::replace(&mut self.channel, closed));
-        self.child.wait().map(drop)
+        self.reap().map(drop)
     }
 }
 

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, Uid, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    DumpableBehavior, Resource, Rlimit, Signal, Uid, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::set_thread_uid;
 use serde::{Deserialize, Serialize};
 
 use crate::burn::{Burn, BurnTruth, Burning};
 use crate::channel::Channel;
+use crate::children::Children;
+use crate::usage::ProcessUsage;
 
 pub use crate::process::{Helper, ShimProcess, install};
 
@@ -44,6 +47,10 @@ pub(crate) enum Order {
     Start(Start),
     /// To a shim: the descriptor is a bound socket; who listens is who a peer sees.
     Listen,
+    /// To a shim: become the parent of what its children leave behind.
+    Adopt,
+    /// To a shim: wait for these, as far as they are its children, and tell what all that have ended used.
+    Reap(Vec<u32>),
     /// To a shim: end as a panic in runtime-rs does.
     Abort,
     /// To a shim: end as runtime-rs does when the guest's agent is lost.
@@ -58,6 +65,7 @@ pub(crate) enum Answer {
     Done,
     Started(u32),
     Truth(BurnTruth),
+    Ended(Vec<ProcessUsage>),
     Failed(String),
 }
 
@@ -139,9 +147,9 @@ fn become_user(user: u32) -> io::Result<()> {
 
 /// Until the channel closes.
 fn obey(channel: &Channel, name: &str) -> io::Result<()> {
-    let mut burning = None;
+    let (mut burning, children) = (None, Children::default());
     while let Some((order, descriptor)) = channel.receive()? {
-        let answer = carry_out(order, descriptor, name, &mut burning);
+        let answer = carry_out(order, descriptor, name, &mut burning, &children);
         channel.send(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())), None)?;
     }
     Ok(())
@@ -152,9 +160,15 @@ fn carry_out(
     descriptor: Option<OwnedFd>,
     name: &str,
     burning: &mut Option<Burning>,
+    children: &Children,
 ) -> io::Result<Answer> {
     match order {
-        Order::Start(program) => start(&program, descriptor).map(Answer::Started),
+        Order::Start(program) => start(&program, descriptor, children).map(Answer::Started),
+        Order::Adopt => {
+            set_child_subreaper(Some(rustix::process::getpid()))?;
+            Ok(Answer::Done)
+        }
+        Order::Reap(pids) => children.reap(&pids).map(Answer::Ended),
         Order::Listen => {
             let socket = descriptor.ok_or_else(|| io::Error::other("no socket to listen on"))?;
             rustix::net::listen(&socket, 1024)?;
@@ -181,7 +195,7 @@ fn carry_out(
 
 /// A program of the simulator's lives by its channel; any other by setpriv, which becomes it. It is that when this
 /// returns: before, it could outlive us.
-fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
+fn start(start: &Start, channel: Option<OwnedFd>, children: &Children) -> io::Result<u32> {
     let by_setpriv = channel.is_none();
     let mut command = match channel {
         Some(channel) => {
@@ -196,14 +210,12 @@ fn start(start: &Start, channel: Option<OwnedFd>) -> io::Result<u32> {
         }
     };
     let environment = start.environment.iter().map(|(name, value)| (name, value));
-    let mut child = command.args(&start.arguments).envs(environment).stdout(Stdio::null()).spawn()?;
-    let pid = child.id();
+    let pid = command.args(&start.arguments).envs(environment).stdout(Stdio::null()).spawn()?.id();
+    children.follow(pid);
     let executable = format!("/proc/{pid}/exe");
     while by_setpriv && std::fs::read_link(&executable)?.ends_with("setpriv") {
         std::thread::yield_now();
     }
-    // Reaps a helper that ends before the shim does, as a real shim would.
-    std::thread::spawn(move || child.wait());
     Ok(pid)
 }
 

@@ -67,7 +67,7 @@ impl Vm {
     }
 
     /// Ends what a crash left and removes its traces.
-    pub(crate) fn sweep(self, root: &Path, id: &str) -> Result<(), SimError> {
+    pub(crate) fn sweep(&self, root: &Path, id: &str) -> Result<(), SimError> {
         self.end_agent();
         self.end_shim(root, id)?;
         order::sweep(&self.places)

@@ -71,6 +71,10 @@ async fn a_vmm_burns_and_a_storm_blows_by_command() {
     assert_eq!(told(root, &["burn", "vm", "--cpus", "0.1", "--resident-bytes", "4096"]).await, "it burns");
     assert!(told(root, &["rest", "vm"]).await.ends_with("0 bytes written, 4096 bytes resident"));
     assert!(refused(root, &["rest", "vm"]).await.contains("nothing burns"));
+    assert!(refused(root, &["usage", "vm"]).await.contains("does not exist"), "it lives");
+    assert_eq!(told(root, &["remove", "vm"]).await, "removed");
+    let usage = told(root, &["usage", "vm"]).await;
+    assert!(usage.starts_with("vmm ") && usage.contains("\nvirtiofsd-worker ") && usage.contains("\nshim "), "{usage}");
     let folder = root.to_str().unwrap();
     assert!(told(root, &["storm", "mkdir", "--count", "3", "--folder", folder]).await.starts_with("3 in "));
     node.remove_all().await.unwrap();

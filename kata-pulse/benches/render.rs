@@ -29,7 +29,7 @@ fn pages(criterion: &mut Criterion) {
             })
             .collect();
         group.bench_with_input(BenchmarkId::from_parameter(count), &sandboxes, |bencher, sandboxes| {
-            bencher.iter(|| render(sandboxes, &[], &selection, Format::Text, 0, |_| true));
+            bencher.iter(|| render(sandboxes, &[], &[], &selection, Format::Text, 0, |_| true));
         });
     }
     group.finish();

@@ -31,6 +31,19 @@ pub struct Ended {
     pub end: EndPage,
 }
 
+/// What the host says of one sandbox.
+#[derive(Clone, Debug)]
+pub struct HostNumbers {
+    pub id: SandboxId,
+    /// Tells lives of one id apart.
+    pub inode: u64,
+    pub stats: HostStats,
+    /// The pod as a whole by these numbers.
+    pub pod: Stats,
+    /// Whether it is late enough to say that nobody else will give the pod's.
+    pub decides: bool,
+}
+
 /// Who gives the series of a pod as a whole. Decided once: a source is never switched under a running series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodSource {
@@ -144,18 +157,18 @@ impl Store {
         self.changed();
     }
 
-    /// Takes new numbers of the host about several sandboxes: one change. Each with the pod as a whole by those numbers.
-    pub fn put_host(&self, all: Vec<(SandboxId, u64, HostStats, Stats)>, at: SystemTime) {
+    /// Takes new numbers of the host about several sandboxes: one change.
+    pub fn put_host(&self, all: Vec<HostNumbers>, at: SystemTime) {
         if all.is_empty() {
             return;
         }
         let mut entries = self.lock();
-        for (id, inode, host, pod) in all {
+        for HostNumbers { id, inode, stats, pod, decides } in all {
             let reading = &mut entry(&mut entries, &id, inode).reading;
-            reading.host = Some(Arc::new(host));
+            reading.host = Some(Arc::new(stats));
             reading.host_stats = Some(Arc::new(pod));
             reading.sources[index(Source::Host)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
-            if reading.pod_source.is_none() && reading.guest_cannot_be_had() {
+            if decides && reading.pod_source.is_none() && reading.guest_cannot_be_had() {
                 reading.pod_source = Some(PodSource::Host);
             }
         }
@@ -335,15 +348,17 @@ mod tests {
 
     #[test]
     fn the_pods_source_is_decided_once() {
-        let host = |store: &Store| {
-            let all = vec![(id(), 1, HostStats::default(), Stats::default())];
-            store.put_host(all, SystemTime::UNIX_EPOCH);
+        let decide = |store: &Store, decides| {
+            let (stats, pod) = Default::default();
+            store.put_host(vec![HostNumbers { id: id(), inode: 1, stats, pod, decides }], SystemTime::UNIX_EPOCH);
             store.reading(&id()).unwrap().pod_source
         };
+        let host = |store: &Store| decide(store, true);
         let store = Store::default();
         store.put_state(&id(), 1, Source::Shim, SourceState::Unsafe);
         assert_eq!(host(&store), None, "another door may yet open");
         store.put_state(&id(), 1, Source::Agent, SourceState::Unsupported);
+        assert_eq!(decide(&store, false), None, "too early to tell");
         assert_eq!(host(&store), Some(PodSource::Host));
         put(&store, 1, Source::Agent);
         assert_eq!(host(&store), Some(PodSource::Host), "never switched");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use kata_pulse::collect::host::{HostOptions, HostReader, HostReading, Target, Tiers};
 use kata_pulse::config::{BaseDirectory, HostPaths};
 use kata_pulse::discover::{self, DiscoveryCounters};
 use kata_pulse::registry::{AgentReply, Registry};
@@ -45,8 +46,9 @@ fn paths(root: &Path) -> HostPaths {
     }
 }
 
-/// What one full scan of the host brings, one line per sandbox, and what was refused or left over.
-async fn discovered(host: &Host) -> Vec<String> {
+/// What one full scan of the host brings, one line per sandbox, and what was refused or left over; then what the host's
+/// own files say of the sandboxes.
+async fn discovered(host: &Host) -> (Vec<String>, Vec<String>) {
     let (registry, counters) = (Registry::default(), DiscoveryCounters::default());
     let (sender, mut batches) = mpsc::channel(64);
     let running = tokio::spawn(discover::run(paths(&host.root), None, counters.clone(), sender));
@@ -77,7 +79,39 @@ async fn discovered(host: &Host) -> Vec<String> {
             lines.push(format!("{what} {count}"));
         }
     }
-    lines
+    let readings = registry.snapshot().values().map(|sandbox| reading(host, sandbox)).collect();
+    (lines, readings)
+}
+
+/// `<id> <role> <user>/<system>/<guest>… <n> vcpus <n> MiB; <kind> <cgroup>…; <interface> <received>/<transmitted>…`,
+/// in seconds and bytes.
+fn reading(host: &Host, sandbox: &Sandbox) -> String {
+    let reader = HostReader::new(HostOptions::new(&paths(&host.root))).unwrap();
+    let (processes, vmm) = (sandbox.processes.as_slice(), sandbox.vmm);
+    let target = Target { id: &sandbox.id, processes, vmm, cgroup_parent: None };
+    let mut book = reader.book();
+    let HostReading { roles, vcpus, memory_nominal_bytes, cgroups, network, .. } =
+        reader.read(&mut book, &target, Tiers::ALL);
+    let mut line = sandbox.id.to_string();
+    for role in roles {
+        let cpu = role.cpu.unwrap();
+        line += &format!(" {} {}/{}/{}", role.role.as_str(), cpu.user, cpu.system, cpu.guest);
+    }
+    line += &vcpus.map_or_else(String::new, |count| format!(" {count} vcpus"));
+    line += &memory_nominal_bytes.map_or_else(String::new, |bytes| format!(" {} MiB", bytes / 1048576.0));
+    for cgroup in cgroups {
+        // What sits in both hierarchies is read from both.
+        let cpu = cgroup.cpu.unwrap();
+        assert_eq!(cgroup.memory_bytes, Some(if cpu.user == 2.0 { 4096.0 } else { 8192.0 }));
+        line += &format!("; {} {}", cgroup.kind, cgroup.path);
+    }
+    if network.is_hosts {
+        line += "; the host's network";
+    }
+    for interface in network.interfaces {
+        line += &format!("; {} {}/{}", interface.name, interface.receive.bytes, interface.transmit.bytes);
+    }
+    line
 }
 
 /// `<id> <runtime> <vmm> <state> <role>=<pid>@<start>…`; `?` for what is not known.
@@ -93,19 +127,26 @@ fn line(sandbox: &Sandbox) -> String {
 
 #[tokio::test]
 async fn every_host_is_understood() {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut described) = (Vec::new(), 0);
     let descriptions = descriptions();
     assert!(descriptions.len() >= 20, "the descriptions are gone");
     for path in descriptions {
         let root = short_root();
         let host = tree::build(&std::fs::read_to_string(&path).unwrap(), &root);
         assert!(host.expects_nothing == host.expected.is_empty(), "{} expects nothing", path.display());
-        let found = discovered(&host).await;
+        let (found, readings) = discovered(&host).await;
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if !host.readings.is_empty() {
+            described += 1;
+            if readings != host.readings {
+                wrong.push(format!("{name}\n  expected {:#?}\n  read {readings:#?}", host.readings));
+            }
+        }
         if found != host.expected {
-            let name = path.file_stem().unwrap().to_str().unwrap();
             wrong.push(format!("{name}\n  expected {:#?}\n  found {found:#?}", host.expected));
         }
         std::fs::remove_dir_all(&root).unwrap();
     }
+    assert!(described >= 8, "the descriptions with readings are gone");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::steps::{self, cargo};
+use crate::guest_kernel;
+use crate::steps::{self, cargo, output};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -23,7 +24,7 @@ pub fn run() -> anyhow::Result<()> {
     println!("== Debian's cloud kernel in QEMU");
     let folder = steps::root().join("target/lab");
     fs::create_dir_all(&folder)?;
-    let kernel = fetch_kernel(&folder)?;
+    let kernel = guest_kernel::fetch()?;
     let initramfs = pack_initramfs(&folder, &probe)?;
     let there = report(&boot(&kernel, &initramfs)?)?;
     // On the second kernel every rung must have served.
@@ -52,52 +53,6 @@ fn mount_tracefs() -> anyhow::Result<()> {
         return Ok(());
     }
     steps::run(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACEFS]))
-}
-
-/// Unpacks the package that linux-image-cloud-amd64 depends on; nothing is installed.
-fn fetch_kernel(folder: &Path) -> anyhow::Result<PathBuf> {
-    let unpacked = folder.join("kernel");
-    if let Some(kernel) = find_kernel(&unpacked) {
-        return Ok(kernel);
-    }
-    let archive = download_kernel(folder).or_else(|error| {
-        println!("{error:#}; once more with fresh package lists");
-        steps::run(Command::new("apt-get").args(["update", "--quiet"]))?;
-        download_kernel(folder)
-    })?;
-    steps::run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
-    find_kernel(&unpacked).context("the package holds no kernel")
-}
-
-/// The downloaded archive; those of earlier downloads are removed before.
-fn download_kernel(folder: &Path) -> anyhow::Result<PathBuf> {
-    for old in archives(folder)? {
-        fs::remove_file(&old).with_context(|| format!("remove {}", old.display()))?;
-    }
-    let depends = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
-    let package = kernel_package(&depends).context("apt-cache names no kernel package")?;
-    println!("downloading {package}");
-    steps::run(Command::new("apt-get").args(["download", package]).current_dir(folder))?;
-    match archives(folder)?.as_slice() {
-        [archive] => Ok(archive.clone()),
-        others => bail!("apt-get download {package} left {} archives instead of one", others.len()),
-    }
-}
-
-fn kernel_package(depends: &str) -> Option<&str> {
-    let mut packages = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    packages.find(|package| package.starts_with("linux-image-"))
-}
-
-fn archives(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let paths: Vec<_> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
-    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
-}
-
-fn find_kernel(unpacked: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(unpacked.join("boot")).ok()?;
-    let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    names.into_iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")))
 }
 
 const INIT: &str = "#!/bin/busybox sh
@@ -154,15 +109,6 @@ fn boot(kernel: &Path, initramfs: &Path) -> anyhow::Result<String> {
     Ok(told)
 }
 
-/// Standard output; the exit code is read from what it says.
-fn output(command: &mut Command) -> anyhow::Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("start {}", command.get_program().display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 fn report(text: &str) -> anyhow::Result<String> {
     println!("{}", text.trim());
     if !text.lines().any(is_sum) {
@@ -177,17 +123,4 @@ fn is_sum(line: &str) -> bool {
 
 fn failed(text: &str) -> bool {
     text.lines().filter(|line| is_sum(line)).any(|line| !line.contains(" 0 failed"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_is_what_the_metapackage_depends_on() {
-        let depends = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n  Suggests: linux-doc\n";
-        assert_eq!(kernel_package(depends), Some("linux-image-6.1.0-56-cloud-amd64"));
-        assert_eq!(kernel_package("linux-image-cloud-amd64\n"), None);
-        assert_eq!(kernel_package(""), None);
-    }
 }

@@ -8,6 +8,7 @@ mod chart_tools;
 mod counts;
 mod demo;
 mod docs;
+mod guest_kernel;
 mod http;
 mod lab;
 mod licences;

@@ -1,5 +1,5 @@
 //! Installs what is missing on this machine, from Debian's packages, crates.io, npm and PyPI; where it may not install,
-//! names the exact command. Running it again costs a second.
+//! names the exact command. Fetches the kernel of the tests' machines. Running it again costs a second.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 use crate::steps::{self, cargo};
-use crate::{chart_tools, toolchain};
+use crate::{chart_tools, guest_kernel, toolchain};
 
 /// A Debian package and a file that shows that it is there. g++ compiles libFuzzer; gcc was there before this could be
 /// compiled, its line is for machines that have another `cc`.
@@ -27,6 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/share/doc/busybox-static"),
     ("cpio", "/usr/bin/cpio"),
+    ("iproute2", "/usr/sbin/tc"),
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
     ("nodejs", "/usr/bin/node"),
@@ -42,6 +43,7 @@ pub fn run() -> anyhow::Result<()> {
     install_components()?;
     install_bpf_linker()?;
     chart_tools::install()?;
+    guest_kernel::fetch()?;
     println!("setup: everything is there");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Running commands from the workspace's root; those with a log and a deadline are in `logged`.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
@@ -31,4 +31,13 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("{} {:?}: {status}", command.get_program().display(), command.get_args());
     }
     Ok(())
+}
+
+/// Standard output; the exit code is read from what it says.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start {}", command.get_program().display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -2,7 +2,8 @@
 //! current one. The end is found by device and sector.
 //!
 //! A request is accounted for its first piece when it begins; what is merged into it later is told on its own. Kernels
-//! before 6.5 do not tell of requests but of pieces (bios), which know where they end.
+//! before 6.5 do not tell of that beginning: there pieces (bios) are accounted when they are queued, and only what their
+//! process itself hands to the device is timed, from then on.
 
 use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::tracepoint, programs::TracePointContext};
 use kata_pulse_common::account::{
@@ -11,9 +12,10 @@ use kata_pulse_common::account::{
 
 use crate::{
     maps::{
-        BLOCK, O_COMPLETE_DEV, O_COMPLETE_SECTOR, O_DONE_DEV, O_DONE_SECTOR, O_MERGE_DEV, O_MERGE_RWBS,
-        O_MERGE_SECTORS, O_QUEUE_DEV, O_QUEUE_RWBS, O_QUEUE_SECTOR, O_QUEUE_SECTORS, O_START_BYTES, O_START_DEV,
-        O_START_RWBS, O_START_SECTOR, Place, Request, UNDER_WAY, count, current_slot, read,
+        BLOCK, DEVICES, O_COMPLETE_DEV, O_COMPLETE_SECTOR, O_DONE_DEV, O_DONE_SECTOR, O_ISSUE_BYTES, O_ISSUE_DEV,
+        O_ISSUE_RWBS, O_ISSUE_SECTOR, O_MERGE_DEV, O_MERGE_RWBS, O_MERGE_SECTORS, O_QUEUE_DEV, O_QUEUE_RWBS,
+        O_QUEUE_SECTORS, O_START_BYTES, O_START_DEV, O_START_RWBS, O_START_SECTOR, Place, Request, UNDER_WAY, count,
+        current_slot, read,
     },
     sum::{add, observe},
 };
@@ -34,8 +36,9 @@ fn starts(ctx: &TracePointContext) -> Option<()> {
     let slot = current_slot()?;
     let bytes = u64::from(read::<u32>(ctx, &O_START_BYTES)?);
     let operation = operation(read(ctx, &O_START_RWBS)?, bytes)?;
-    let (device, sector) = (read(ctx, &O_START_DEV)?, read(ctx, &O_START_SECTOR)?);
-    begin([slot, device, operation], bytes, sector)
+    let key = [slot, read(ctx, &O_START_DEV)?, operation];
+    account(key, bytes)?;
+    begin(key, read(ctx, &O_START_SECTOR)?)
 }
 
 /// block:block_bio_backmerge, block:block_bio_frontmerge
@@ -68,9 +71,23 @@ fn bio_starts(ctx: &TracePointContext) -> Option<()> {
     let slot = current_slot()?;
     let sectors = u64::from(read::<u32>(ctx, &O_QUEUE_SECTORS)?);
     let operation = operation(read(ctx, &O_QUEUE_RWBS)?, sectors)?;
-    let sector: u64 = read(ctx, &O_QUEUE_SECTOR)?;
-    // When it is complete it stands behind its last sector.
-    begin([slot, read(ctx, &O_QUEUE_DEV)?, operation], sectors * SECTOR_BYTES, sector.wrapping_add(sectors))
+    account([slot, read(ctx, &O_QUEUE_DEV)?, operation], sectors * SECTOR_BYTES)
+}
+
+/// block:block_rq_issue
+#[tracepoint]
+pub fn request_issue(ctx: TracePointContext) -> u32 {
+    let _ = issues(&ctx);
+    0
+}
+
+#[inline(always)]
+fn issues(ctx: &TracePointContext) -> Option<()> {
+    let slot = current_slot()?;
+    let operation = operation(read(ctx, &O_ISSUE_RWBS)?, u64::from(read::<u32>(ctx, &O_ISSUE_BYTES)?))?;
+    let key = [slot, read(ctx, &O_ISSUE_DEV)?, operation];
+    words(key)?;
+    begin(key, read(ctx, &O_ISSUE_SECTOR)?)
 }
 
 /// block:block_io_done
@@ -80,15 +97,15 @@ pub fn block_done(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// block:block_bio_complete
+/// block:block_rq_complete
 #[tracepoint]
-pub fn bio_done(ctx: TracePointContext) -> u32 {
+pub fn request_done(ctx: TracePointContext) -> u32 {
     let _ = ends(&ctx, &O_COMPLETE_DEV, &O_COMPLETE_SECTOR);
     0
 }
 
 #[inline(always)]
-fn begin(key: BlockKey, bytes: u64, sector: u64) -> Option<()> {
+fn account(key: BlockKey, bytes: u64) -> Option<()> {
     let words = words(key)?;
     // SAFETY: the map just gave it out, and both are words of it.
     unsafe {
@@ -96,6 +113,11 @@ fn begin(key: BlockKey, bytes: u64, sector: u64) -> Option<()> {
         add(words.add(REQUESTS), 1);
     }
     count(ACCOUNTED_BLOCK);
+    Some(())
+}
+
+#[inline(always)]
+fn begin(key: BlockKey, sector: u64) -> Option<()> {
     let [slot, device, operation] = key;
     // SAFETY: no arguments, no effect.
     let since = unsafe { bpf_ktime_get_ns() };
@@ -125,7 +147,10 @@ fn words(key: BlockKey) -> Option<*mut u64> {
     if let Some(words) = BLOCK.get_ptr_mut(key) {
         return Some(words.cast());
     }
-    let _ = BLOCK.insert(key, [0_u64; BLOCK_WORDS], ONLY_NEW);
+    // What the agent looks for by device must be found so.
+    if DEVICES.get_ptr(key[1]).is_some() || DEVICES.insert(key[1], 0_u32, 0).is_ok() {
+        let _ = BLOCK.insert(key, [0_u64; BLOCK_WORDS], ONLY_NEW);
+    }
     let words = BLOCK.get_ptr_mut(key);
     if words.is_none() {
         count(FULL_BLOCK);

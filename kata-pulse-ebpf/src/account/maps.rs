@@ -13,9 +13,7 @@ use aya_ebpf::{
 };
 use kata_pulse_common::{
     NONE,
-    account::{
-        ACCOUNT_COUNTERS, BLOCK_WORDS, BlockKey, EXIT_CLASSES, HAS_THREADS, HISTOGRAM_WORDS, Member, Thread,
-    },
+    account::{ACCOUNT_COUNTERS, BLOCK_WORDS, BlockKey, EXIT_CLASSES, HAS_THREADS, HISTOGRAM_WORDS, Member, Thread},
 };
 
 /// Process (thread group) → slot and role.
@@ -35,6 +33,9 @@ pub static KVM: HashMap<u32, [u64; EXIT_CLASSES]> = HashMap::with_max_entries(4_
 /// 2.5 MB.
 #[map]
 pub static BLOCK: HashMap<BlockKey, [u64; BLOCK_WORDS]> = HashMap::with_max_entries(8_192, 0);
+/// Devices that are in `BLOCK`.
+#[map]
+pub static DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1_024, 0);
 /// I/O that is under way. 0.9 MB.
 #[map]
 pub static UNDER_WAY: LruHashMap<Place, Request> = LruHashMap::with_max_entries(8_192, 0);
@@ -73,7 +74,8 @@ offsets! {
     O_START_DEV O_START_SECTOR O_START_BYTES O_START_RWBS
     O_DONE_DEV O_DONE_SECTOR
     O_MERGE_DEV O_MERGE_SECTORS O_MERGE_RWBS
-    O_QUEUE_DEV O_QUEUE_SECTOR O_QUEUE_SECTORS O_QUEUE_RWBS
+    O_QUEUE_DEV O_QUEUE_SECTORS O_QUEUE_RWBS
+    O_ISSUE_DEV O_ISSUE_SECTOR O_ISSUE_BYTES O_ISSUE_RWBS
     O_COMPLETE_DEV O_COMPLETE_SECTOR
     O_VICTIM_PID
 }

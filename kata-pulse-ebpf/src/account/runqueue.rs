@@ -3,12 +3,7 @@
 //! A thread waits from its wake-up, or from being preempted, until it is switched to. Cost for others' threads: one
 //! lookup at a wake-up, one or two at a switch.
 
-use aya_ebpf::{
-    Global,
-    helpers::bpf_ktime_get_ns,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use kata_pulse_common::account::{ACCOUNTED_RUNQUEUE, FULL_RUNQUEUE, HAS_THREADS};
 
 use crate::{

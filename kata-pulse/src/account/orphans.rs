@@ -26,3 +26,35 @@ pub fn count_orphans<'a>(sandboxes: impl Iterator<Item = (&'a Sandbox, bool)>) -
     }
     orphans
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::{Appeared, Pid, Process, SandboxId, Vmm};
+
+    fn sandbox(roles: &[ProcessRole], state: SandboxState, vmm: Vmm) -> Sandbox {
+        let process = |role: &ProcessRole| Process { role: *role, pid: Pid(7), start_ticks: 1 };
+        let appeared = Appeared {
+            id: SandboxId::parse("aa").unwrap(),
+            directory: "/x/aa".into(),
+            inode: 1,
+            runtime: None,
+            created_unix_ms: None,
+        };
+        Sandbox { processes: roles.iter().map(process).collect(), vmm: Some(vmm), state, ..Sandbox::new(&appeared) }
+    }
+
+    #[test]
+    fn who_outlived_whom() {
+        use ProcessRole::{Shim, Vmm as Machine};
+        let count = |sandbox: Sandbox, is_unknown| count_orphans([(&sandbox, is_unknown)].into_iter());
+        let (running, stopping) = (SandboxState::Running, SandboxState::Stopping);
+        let none = Orphans::default();
+        assert_eq!(count(sandbox(&[Shim, Machine], running, Vmm::Qemu), false), none);
+        assert_eq!(count(sandbox(&[Shim, Machine], running, Vmm::Qemu), true), Orphans { vmms: 1, shims: 0 });
+        assert_eq!(count(sandbox(&[Machine], running, Vmm::Qemu), false), Orphans { vmms: 1, shims: 0 });
+        assert_eq!(count(sandbox(&[Shim], stopping, Vmm::Qemu), false), Orphans { vmms: 0, shims: 1 });
+        assert_eq!(count(sandbox(&[Shim], SandboxState::Booting, Vmm::Qemu), false), none, "its VMM is to come");
+        assert_eq!(count(sandbox(&[Shim], stopping, Vmm::Dragonball), false), none, "its VMM is in it");
+    }
+}

@@ -21,7 +21,6 @@ use tracing::{info, warn};
 
 use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::host::{HostOptions, HostReader};
-use crate::collect::kernel::KernelView;
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
 use crate::config::{Config, Level};
@@ -79,8 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let discovery = DiscoveryCounters::default();
     let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
     tasks.spawn("kernel programs", showing);
-    let counting = host::start_kernel(&config, &own).await;
-    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone(), counting);
+    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone());
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone(), news);
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
@@ -164,7 +162,6 @@ fn start_accounting(
     registry: &Registry,
     store: &Store,
     suspects: Suspects,
-    counting: Option<Arc<KernelView>>,
 ) -> Option<mpsc::Sender<News>> {
     let options = HostOptions { thread_detail: config.thread_detail, ..HostOptions::new(&config.host) };
     let reader = match HostReader::new(options) {
@@ -175,17 +172,13 @@ fn start_accounting(
         }
     };
     let (sender, news) = mpsc::channel(1024);
-    let accountant = Accountant::new(
-        registry.clone(),
-        store.clone(),
-        own.clone(),
-        suspects,
-        reader,
-        counting,
-        config.host_interval,
-        config.ended_retention,
-    );
-    tasks.spawn("host accounting", accountant.run(news));
+    let (config, own, registry, store) = (config.clone(), own.clone(), registry.clone(), store.clone());
+    tasks.spawn("host accounting", async move {
+        // Meanwhile news wait: discovery and the first page do not.
+        let kernel = host::start_kernel(&config, &own).await;
+        let (interval, retention) = (config.host_interval, config.ended_retention);
+        Accountant::new(registry, store, own, suspects, reader, kernel, interval, retention).run(news).await;
+    });
     Some(sender)
 }
 

@@ -339,6 +339,7 @@ async fn sleep_until(due: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::Appeared;
     use crate::sandbox::SandboxState;
     use std::collections::BTreeMap;
 
@@ -360,25 +361,9 @@ mod tests {
 
     fn sandbox(name: &str) -> Sandbox {
         let id = SandboxId::parse(name).unwrap();
-        Sandbox {
-            id,
-            directory: format!("/x/{name}").into(),
-            directory_inode: 1,
-            runtime: None,
-            runtime_wrote_state: false,
-            vmm: None,
-            vmm_from_state: None,
-            vmm_from_process: None,
-            state: SandboxState::Running,
-            is_stopped: false,
-            has_socket: true,
-            processes: Vec::new(),
-            shim_version: None,
-            agent_address: None,
-            created_unix_ms: None,
-            identity: None,
-            containers: Vec::new(),
-        }
+        let directory = format!("/x/{name}").into();
+        let appeared = Appeared { id, directory, inode: 1, runtime: None, created_unix_ms: None };
+        Sandbox { state: SandboxState::Running, has_socket: true, ..Sandbox::new(&appeared) }
     }
 
     fn snapshot(sandboxes: impl IntoIterator<Item = Sandbox>) -> Snapshot {

@@ -59,25 +59,7 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn new(appeared: &Appeared, now: Instant) -> Self {
         Self {
-            sandbox: Sandbox {
-                id: appeared.id.clone(),
-                directory: appeared.directory.clone(),
-                directory_inode: appeared.inode,
-                runtime: appeared.runtime,
-                runtime_wrote_state: false,
-                vmm: None,
-                vmm_from_state: None,
-                vmm_from_process: None,
-                state: SandboxState::Booting,
-                is_stopped: false,
-                has_socket: false,
-                processes: Vec::new(),
-                shim_version: None,
-                agent_address: None,
-                created_unix_ms: appeared.created_unix_ms,
-                identity: None,
-                containers: Vec::new(),
-            },
+            sandbox: Sandbox::new(appeared),
             base_runtime: appeared.runtime,
             shim_place: None,
             wrote: [false; 2],

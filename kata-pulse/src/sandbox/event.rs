@@ -131,3 +131,22 @@ impl ExitStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_final_account_stays_whoever_speaks_later() {
+        let account = |minor_faults| Some(ExitAccount { minor_faults, ..ExitAccount::default() });
+        let status = Some(ExitStatus::Code(3));
+        let at_exit = ProcessExit { status, account: account(1.0), account_is_final: false };
+        let at_release = ProcessExit { status: None, account: account(2.0), account_is_final: true };
+        for order in [[at_exit, at_release], [at_release, at_exit]] {
+            let mut exit = ProcessExit::default();
+            order.into_iter().for_each(|told| exit.learn(told));
+            exit.learn(ProcessExit::default());
+            assert_eq!(exit, ProcessExit { status, ..at_release });
+        }
+    }
+}

@@ -140,6 +140,29 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Of which nothing is known but its directory.
+    pub fn new(appeared: &Appeared) -> Self {
+        Self {
+            id: appeared.id.clone(),
+            directory: appeared.directory.clone(),
+            directory_inode: appeared.inode,
+            runtime: appeared.runtime,
+            runtime_wrote_state: false,
+            vmm: None,
+            vmm_from_state: None,
+            vmm_from_process: None,
+            state: SandboxState::Booting,
+            is_stopped: false,
+            has_socket: false,
+            processes: Vec::new(),
+            shim_version: None,
+            agent_address: None,
+            created_unix_ms: appeared.created_unix_ms,
+            identity: None,
+            containers: Vec::new(),
+        }
+    }
+
     pub fn socket_path(&self) -> PathBuf {
         self.directory.join(SHIM_SOCKET)
     }

@@ -2,7 +2,10 @@
 //! guest whose exits are known, bytes written to a real disk, a process that the kernel kills.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod block;
+mod groups;
 mod kvm;
+mod oom;
 mod runqueue;
 
 use std::path::Path;

@@ -22,6 +22,8 @@ pub struct Host {
     pub later_seconds: u64,
     pub expected: Vec<String>,
     pub expects_nothing: bool,
+    /// What the host's own files say of the sandboxes, where the description says anything of it.
+    pub readings: Vec<String>,
 }
 
 #[derive(Default)]
@@ -31,12 +33,33 @@ struct Process {
     start: u64,
     state: char,
     uid: u32,
+    /// Of a kernel thread; a program's is that of its executable.
+    comm: String,
     exe: String,
     argv: Vec<String>,
     mounts: String,
     network: String,
     cgroup: String,
-    threads: Vec<(u32, String, Option<String>)>,
+    threads: Vec<Thread>,
+    used: Used,
+    fds: Vec<String>,
+}
+
+struct Thread {
+    tid: u32,
+    comm: String,
+    cgroup: Option<String>,
+    used: Used,
+}
+
+/// Ticks of user time (with the guest's), system time and guest time.
+#[derive(Clone, Copy)]
+struct Used(u64, u64, u64);
+
+impl Default for Used {
+    fn default() -> Self {
+        Self(250, 40, 0)
+    }
 }
 
 /// Makes the tree of `description` below `root`, which must be short: it holds sockets.
@@ -47,6 +70,7 @@ pub fn build(description: &str, root: &Path) -> Host {
         later_seconds: 0,
         expected: Vec::new(),
         expects_nothing: false,
+        readings: Vec::new(),
     };
     let mut processes = vec![init(), kthreadd()];
     for raw in description.lines() {
@@ -68,10 +92,15 @@ pub fn build(description: &str, root: &Path) -> Host {
             // Nothing at all is expected too.
             "expect" if rest == "nothing" => host.expects_nothing = true,
             "expect" => host.expected.push(rest.into()),
+            "reads" => host.readings.push(rest.into()),
             _ => detail(processes.last_mut().unwrap(), word, rest),
         }
     }
-    processes.iter().for_each(|process| process.write(&root.join("proc")));
+    write_file(&root.join("proc/sys/kernel/osrelease"), "5.10.0-28-amd64\n");
+    for process in &processes {
+        process.write(&root.join("proc"));
+        process.write_cgroups(&root.join("sys/fs/cgroup"));
+    }
     host
 }
 
@@ -94,7 +123,7 @@ fn init() -> Process {
 }
 
 fn kthreadd() -> Process {
-    process("2 parent 0 start 1")
+    Process { comm: "kthreadd".into(), ..process("2 parent 0 start 1") }
 }
 
 /// `<pid> parent <pid> start <ticks> [state <letter>]`
@@ -115,6 +144,7 @@ fn process(line: &str) -> Process {
 
 fn detail(process: &mut Process, word: &str, rest: &str) {
     match word {
+        "comm" => process.comm = rest.into(),
         "exe" => process.exe = rest.into(),
         "argv" => process.argv = rest.split(' ').map(|argument| argument.replace("\"\"", "")).collect(),
         "mounts" => process.mounts = rest.into(),
@@ -124,9 +154,19 @@ fn detail(process: &mut Process, word: &str, rest: &str) {
         "thread" => {
             let mut words = rest.splitn(3, ' ');
             let tid = words.next().unwrap().parse().unwrap();
-            let comm = words.next().unwrap().replace('_', " ");
-            process.threads.push((tid, comm, words.next().map(cgroup_file)));
+            let comm = words.next().unwrap().replace('+', " ");
+            let cgroup = words.next().map(cgroup_file);
+            process.threads.push(Thread { tid, comm, cgroup, used: Used(0, 0, 0) });
         }
+        "used" => {
+            let ticks: Vec<u64> = rest.split(' ').map(|ticks| ticks.parse().unwrap()).collect();
+            let used = Used(ticks[0], ticks[1], ticks[2]);
+            match process.threads.last_mut() {
+                Some(thread) => thread.used = used,
+                None => process.used = used,
+            }
+        }
+        "fd" => process.fds.push(rest.into()),
         _ => panic!("{word} is no word of a fixture"),
     }
 }
@@ -146,7 +186,7 @@ impl Process {
         let folder = procfs.join(self.pid.to_string());
         fs::create_dir_all(folder.join("ns")).unwrap();
         let name = Path::new(self.exe.trim_end_matches(" (deleted)")).file_name();
-        let name = name.map_or("kthreadd", |name| name.to_str().unwrap());
+        let name = name.map_or(self.comm.as_str(), |name| name.to_str().unwrap());
         let comm = &name[..name.len().min(15)];
         // Kernel threads and the dead have neither executable nor arguments.
         let is_program = !self.exe.is_empty() && self.state != 'Z';
@@ -157,28 +197,57 @@ impl Process {
         }
         symlink(format!("mnt:[{}]", self.mounts), folder.join("ns/mnt")).unwrap();
         symlink(format!("net:[{}]", self.network), folder.join("ns/net")).unwrap();
-        self.write_task(&folder, self.pid, comm, &self.cgroup);
-        self.write_task(&folder.join("task").join(self.pid.to_string()), self.pid, comm, &self.cgroup);
-        for (tid, comm, cgroup) in &self.threads {
+        fs::create_dir_all(folder.join("fd")).unwrap();
+        for (number, target) in self.fds.iter().enumerate() {
+            symlink(target, folder.join("fd").join(number.to_string())).unwrap();
+        }
+        self.write_task(&folder, self.pid, comm, &self.cgroup, self.used);
+        let task = |tid: u32| folder.join("task").join(tid.to_string());
+        self.write_task(&task(self.pid), self.pid, comm, &self.cgroup, Used(0, 0, 0));
+        for Thread { tid, comm, cgroup, used } in &self.threads {
             let cgroup = cgroup.as_ref().unwrap_or(&self.cgroup);
-            self.write_task(&folder.join("task").join(tid.to_string()), *tid, comm, cgroup);
+            self.write_task(&task(*tid), *tid, comm, cgroup, *used);
+            fs::create_dir_all(task(*tid).join("ns")).unwrap();
+            symlink(format!("net:[{}]", self.network), task(*tid).join("ns/net")).unwrap();
         }
         chown(&folder, Some(self.uid), Some(self.uid)).unwrap();
     }
 
-    fn write_task(&self, folder: &Path, tid: u32, comm: &str, cgroup: &str) {
+    /// Its directories in all hierarchies, as a host has them for whatever sits there.
+    fn write_cgroups(&self, root: &Path) {
+        let threads = self.threads.iter().filter_map(|thread| thread.cgroup.as_ref());
+        for line in std::iter::once(&self.cgroup).chain(threads).flat_map(|file| file.lines()) {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next().unwrap(), parts.next().unwrap().trim_start_matches('/'));
+            let files: &[(&str, &str)] = match controllers {
+                "" => &[("cpu.stat", "user_usec 3000000\nsystem_usec 1000000\n"), ("memory.current", "8192\n")],
+                "memory" => &[("memory.usage_in_bytes", "4096\n")],
+                "cpu,cpuacct" => &[("cpuacct.stat", "user 200\nsystem 100\n")],
+                _ => &[],
+            };
+            for (name, text) in files.iter().filter(|_| !path.starts_with("..")) {
+                write_file(&root.join(controllers).join(path).join(name), text);
+            }
+        }
+    }
+
+    fn write_task(&self, folder: &Path, tid: u32, comm: &str, cgroup: &str, used: Used) {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("comm"), format!("{comm}\n")).unwrap();
         fs::write(folder.join("cgroup"), cgroup).unwrap();
-        fs::write(folder.join("stat"), self.stat(tid, comm)).unwrap();
+        fs::write(folder.join("stat"), self.stat(tid, comm, used)).unwrap();
+        fs::write(folder.join("schedstat"), format!("{} 500000000 7\n", (used.0 + used.1) * 10_000_000)).unwrap();
         fs::write(folder.join("status"), self.status(tid, comm)).unwrap();
     }
 
-    fn stat(&self, tid: u32, comm: &str) -> String {
+    fn stat(&self, tid: u32, comm: &str, Used(user, system, guest): Used) -> String {
         let (state, parent, start, threads) = (self.state, self.parent, self.start, self.threads.len() + 1);
         let mut line = format!("{tid} ({comm}) {state} {parent} {} {} 0 -1 4194560", self.pid, self.pid);
-        let _ = write!(line, " 2500 0 12 0 250 40 0 0 20 0 {threads} 0 {start} 2400000000 51200 18446744073709551615");
-        line + " 1 1 0 0 0 0 0 4096 17642 0 0 0 17 1 0 0 0 180 0 0 0 0 0 0 0 0 0\n"
+        let _ = write!(
+            line,
+            " 2500 0 12 0 {user} {system} 0 0 20 0 {threads} 0 {start} 2400000000 51200 18446744073709551615"
+        );
+        line + &format!(" 1 1 0 0 0 0 0 4096 17642 0 0 0 17 1 0 0 0 {guest} 0 0 0 0 0 0 0 0 0\n")
     }
 
     fn status(&self, tid: u32, comm: &str) -> String {
@@ -207,7 +276,7 @@ fn make_dir(path: &Path, mode: &str) {
 
 fn write_file(path: &Path, text: &str) {
     parent_of(path);
-    fs::write(path, text).unwrap();
+    fs::write(path, text.replace("\\n", "\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
 }
 

@@ -36,6 +36,7 @@ enum Part {
     Storms,
     Sandboxes,
     Containers,
+    Host,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -53,6 +54,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Containers) {
         containers(options)?;
+    }
+    if wanted(Part::Host) {
+        host(options)?;
     }
     Ok(())
 }
@@ -110,6 +114,12 @@ fn containers(options: &Options) -> anyhow::Result<()> {
     println!("250 pods of 3 containers: {took} µs of CPU for each answer of a shim or of the runtime");
     let page = runs::scrapes(&node)?;
     memory(pid, page)
+}
+
+/// The price of the host's own numbers, by tier: real processes, read by the library alone.
+fn host(options: &Options) -> anyhow::Result<()> {
+    let count = options.sandboxes.to_string();
+    steps::run(&mut cargo(&["bench", "--package", "kata-pulse", "--bench", "host", "--", &count]))
 }
 
 fn memory(pid: u32, page: usize) -> anyhow::Result<()> {

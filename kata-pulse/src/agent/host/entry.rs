@@ -13,13 +13,16 @@ use crate::collect::kernel::Slot;
 use crate::discover::{boot_now, to_boot};
 use crate::model::{EndPage, HostStats, KernelReading};
 use crate::sandbox::{
-    DiscoveryEvent, ExitStatus, Identity, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
-    SandboxState, Source, SourceState,
+    DiscoveryEvent, ExitStatus, HostRole, Identity, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox,
+    SandboxId, SandboxState, Source, SourceState,
 };
 use crate::store::{Ended, Reading, index};
 
 /// How long the container runtime's word for a sandbox's beginning is waited for.
 const PATIENCE_FOR_BEGINNING: Duration = Duration::from_secs(30);
+
+/// A runtime writes its state and its shim's socket one after the other.
+const PATIENCE_FOR_EVIDENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -78,6 +81,17 @@ impl Entry {
             last: HostStats::default(),
             watched,
         }
+    }
+
+    /// Whether it was there before the agent.
+    pub fn existed(&mut self, existed: bool) {
+        self.existed = existed;
+        self.contribution.started = if existed { 0.0 } else { 1.0 };
+    }
+
+    /// Whatever evidence of it there is has been seen: who gives its numbers may be decided.
+    pub fn is_settled(&self) -> bool {
+        self.since.elapsed() >= PATIENCE_FOR_EVIDENCE
     }
 
     /// As the registry has it now.
@@ -274,7 +288,9 @@ impl Entry {
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
         let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
         for (role, _) in &kernel.oom_kills {
-            let victims = self.evidence.deaths.iter_mut().filter(|death| own_role(death.role) == *role);
+            // The kernel names a thread.
+            let of = if *role == HostRole::Vcpu { HostRole::Vmm } else { *role };
+            let victims = self.evidence.deaths.iter_mut().filter(|death| own_role(death.role) == of);
             victims.for_each(|death| death.by_oom = true);
         }
         let verdict = judge(&self.evidence);

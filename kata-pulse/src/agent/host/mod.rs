@@ -23,7 +23,7 @@ use crate::discover::{boot_now, to_boot};
 use crate::model::KernelReading;
 use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, Sandbox, SandboxId, Snapshot, Source, SourceState};
-use crate::store::{Store, index};
+use crate::store::{HostNumbers, Store, index};
 use crate::telemetry::Own;
 use ending::Endings;
 use entry::Entry;
@@ -154,11 +154,7 @@ impl Accountant {
             let id = match &event.change {
                 Change::Appeared(appeared) => {
                     let existed = news.is_first_scan || self.is_older(appeared.created_unix_ms);
-                    let entry = self.entry(appeared.inode, existed);
-                    // Another life of the id: the one before it has ended.
-                    if let Some(old) = self.entries.insert(appeared.id.clone(), entry) {
-                        self.close(&appeared.id, old);
-                    }
+                    self.begin(&appeared.id, appeared.inode, existed);
                     continue;
                 }
                 Change::Removed(id) | Change::ProcessStarted(id, _) | Change::ProcessEnded(id, ..) => id,
@@ -182,6 +178,18 @@ impl Accountant {
 
     fn entry(&self, inode: u64, existed: bool) -> Entry {
         Entry::new(inode, existed, self.reader.book(), self.kernel.as_ref().map(Watched::new))
+    }
+
+    fn begin(&mut self, id: &SandboxId, inode: u64, existed: bool) {
+        // The registry may have told of it before the news came.
+        if let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.inode == inode) {
+            return entry.existed(existed);
+        }
+        let entry = self.entry(inode, existed);
+        // Another life of the id: the one before it has ended.
+        if let Some(old) = self.entries.insert(id.clone(), entry) {
+            self.close(id, old);
+        }
     }
 
     /// Made before this agent began.
@@ -280,11 +288,17 @@ impl Accountant {
                 self.own.sandbox_started(stage.as_str(), runtime, vmm, took);
             }
             let pod = crate::account::pod_stats(&stats.reading);
-            all.push((sandbox.id.clone(), sandbox.directory_inode, stats, pod));
+            all.push(HostNumbers {
+                id: sandbox.id.clone(),
+                inode: sandbox.directory_inode,
+                stats,
+                pod,
+                decides: entry.is_settled(),
+            });
         }
         // Reading took a moment in which some of them may have ended.
         let snapshot = self.registry.snapshot();
-        all.retain(|(id, inode, ..)| snapshot.get(id).is_some_and(|sandbox| sandbox.directory_inode == *inode));
+        all.retain(|new| snapshot.get(&new.id).is_some_and(|sandbox| sandbox.directory_inode == new.inode));
         self.store.put_host(all, SystemTime::now());
     }
 

@@ -106,10 +106,17 @@ fn is_below(path: &str, parent: &str) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// Kind and path of the sandbox's own cgroups that one `cgroup` file names.
+pub fn parse(file: &[u8], id: &SandboxId) -> Vec<(&'static str, String)> {
+    let mut places = Places::default();
+    places.add(Owner { id, pod: None }, file);
+    places.distinct().into_iter().map(|place| (place.kind, place.path)).collect()
+}
+
 /// The part of a path that ends with the sandbox's own cgroup, and its kind.
 fn own_cgroup<'a>(path: &'a str, owner: Owner<'_>) -> Option<(&'a str, &'static str)> {
     // Out of another cgroup namespace it begins with `/..`, and says nothing about where it is.
-    if path.split('/').any(|name| name == "..") {
+    if !path.starts_with('/') || path.split('/').any(|name| name == "..") {
         return None;
     }
     let mut end = path.len();
@@ -249,6 +256,7 @@ mod tests {
             let mut all = Places::default();
             let id = id();
             all.add(Owner { id: &id, pod: None }, &bytes);
+            let _ = parse(&bytes, &id);
             all.add(Owner { id: &id, pod: Some(&path) }, format!("0::{path}\n3:cpu,cpuacct:{path}sid").as_bytes());
             let _ = all.distinct();
         }

@@ -5,8 +5,8 @@
 //! no process's sake: what could wait for one is read on a thread of its own. Cost by tier: docs/overhead.md.
 
 mod book;
-mod cgroup;
-mod cgroup_files;
+pub mod cgroup;
+pub mod cgroup_files;
 mod counters;
 mod files;
 mod guarded;
@@ -15,6 +15,7 @@ pub mod nominal;
 pub mod parse;
 mod process;
 mod process_book;
+mod qdisc;
 mod reader;
 mod threads;
 mod tiers;

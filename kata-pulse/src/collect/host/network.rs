@@ -57,11 +57,21 @@ impl NetworkBook {
         NetworkReading { is_hosts: self.is_hosts, interfaces: self.interfaces.iter().map(sum).collect() }
     }
 
+    /// Packets dropped by queueing disciplines, by interface.
+    pub(super) fn take_qdisc_drops(&mut self, drops: &[(String, u64)]) {
+        for interface in &mut self.interfaces {
+            let known = drops.iter().find(|(name, _)| *name == interface.last.name);
+            interface.last.qdisc_drops = known.map(|&(_, drops)| drops as f64);
+        }
+    }
+
     pub(super) fn take(&mut self, reading: NetworkReading) {
         self.is_hosts = reading.is_hosts;
         let mut interfaces = Vec::with_capacity(reading.interfaces.len());
-        for now in reading.interfaces {
+        for mut now in reading.interfaces {
             let known = self.interfaces.iter().find(|known| known.last.name == now.name);
+            // These are not read each time.
+            now.qdisc_drops = now.qdisc_drops.or(known.and_then(|known| known.last.qdisc_drops));
             let before = known.map_or_else(Default::default, |known| {
                 let began_anew = fell(known.last.receive, now.receive) || fell(known.last.transmit, now.transmit);
                 let last = [known.last.receive, known.last.transmit];

@@ -30,7 +30,7 @@ fn parse_size(size: &str) -> Option<u64> {
         && digits.chars().all(|letter| letter.is_ascii_digit() || letter == '.');
     let number: f64 = digits.parse().ok().filter(|_| is_plain)?;
     let bytes = number * (1_u64 << shift) as f64;
-    (bytes >= 1.0 && bytes <= MAX_BYTES).then_some(bytes as u64)
+    (1.0..=MAX_BYTES).contains(&bytes).then_some(bytes as u64)
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
         for nothing in ["", "M", "-1", "x", "1e9", "nan", "inf", "slots=3", "99999999T", "0"] {
             check(nothing, None);
         }
-        assert_eq!(parse(b"-m\0512M\0"), None, "the first word is the program");
+        assert_eq!(parse(b"-m\x00512M\0"), None, "the first word is the program");
         assert_eq!(parse(b"qemu\0-m"), None);
     }
 

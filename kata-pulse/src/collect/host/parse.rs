@@ -147,7 +147,7 @@ mod tests {
             assert_eq!((ours.minor_faults, ours.major_faults), (theirs.minflt, theirs.majflt));
             assert_eq!((ours.start_ticks, ours.rss_pages), (theirs.starttime, theirs.rss));
             assert_eq!(Some(ours.io_blocked_ticks), theirs.delayacct_blkio_ticks);
-            assert_eq!(ours.guest_ticks, u64::try_from(theirs.guest_time.unwrap()).unwrap());
+            assert_eq!(ours.guest_ticks, theirs.guest_time.unwrap());
             assert_eq!(i64::try_from(ours.threads).unwrap(), theirs.num_threads);
             compared += 1;
         }

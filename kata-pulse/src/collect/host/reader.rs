@@ -14,6 +14,7 @@ use super::guarded::Guarded;
 use super::network::{self, HostNetworks};
 use super::process::{Kernel, Plan, Reading};
 use super::process_book::{ProcessBook, Share};
+use super::qdisc;
 use super::tiers::Tiers;
 use super::types::HostReading;
 use super::vhost::{KernelThread, VhostThreads};
@@ -32,6 +33,8 @@ pub struct HostOptions {
     pub agent_start_ticks: u64,
     /// Also what each thread of a VMM uses.
     pub thread_detail: bool,
+    /// Also what queueing disciplines of the pod's interfaces dropped; needs CAP_SYS_ADMIN.
+    pub qdisc: bool,
 }
 
 impl HostOptions {
@@ -46,6 +49,7 @@ impl HostOptions {
             sysfs: host.sysfs.clone(),
             agent_start_ticks: whole.saturating_add(part),
             thread_detail: false,
+            qdisc: false,
         }
     }
 }
@@ -78,6 +82,7 @@ pub struct HostReader {
     guarded: Guarded,
     agent_start_ticks: u64,
     thread_detail: bool,
+    qdisc: bool,
 }
 
 impl HostReader {
@@ -95,6 +100,7 @@ impl HostReader {
             guarded: Guarded::default(),
             agent_start_ticks: options.agent_start_ticks,
             thread_detail: options.thread_detail,
+            qdisc: options.qdisc,
         })
     }
 
@@ -120,7 +126,7 @@ impl HostReader {
         if tiers.sometimes || is_first {
             self.read_cgroups(&mut scratch, book, target);
         }
-        self.read_network(&mut scratch, book, target);
+        self.read_network(&mut scratch, book, target, self.qdisc && (tiers.sometimes || is_first));
         book.reading()
     }
 
@@ -172,6 +178,14 @@ impl HostReader {
         }
     }
 
+    /// In the namespace itself, on a thread that is not used for anything else.
+    fn read_qdisc(&self, process: BorrowedFd<'_>, thread: Option<u32>, book: &mut HostBook) {
+        let path = thread.map_or_else(|| "ns/net".to_owned(), |tid| format!("task/{tid}/ns/net"));
+        let namespace = files::open_file(process, &path).ok();
+        let drops = namespace.and_then(|namespace| self.guarded.read(move || qdisc::read(&namespace)));
+        book.network.take_qdisc_drops(&drops.unwrap_or_default());
+    }
+
     /// Keeps what was read last when nothing runs any more.
     fn read_cgroups(&self, scratch: &mut Scratch, book: &mut HostBook, target: &Target<'_>) {
         let owner = Owner { id: target.id, pod: target.cgroup_parent };
@@ -189,7 +203,7 @@ impl HostReader {
         }
     }
 
-    fn read_network(&self, scratch: &mut Scratch, book: &mut HostBook, target: &Target<'_>) {
+    fn read_network(&self, scratch: &mut Scratch, book: &mut HostBook, target: &Target<'_>, qdisc: bool) {
         let in_shim = is_vmm_in_shim(target, ProcessRole::Shim);
         let role = if in_shim { HostRole::Shim } else { HostRole::Vmm };
         let Some(vmm) = book.running(role).last() else { return };
@@ -202,7 +216,11 @@ impl HostReader {
         let Ok(process) = scratch.open_process(self.procfs.as_fd(), pid) else { return };
         let thread = thread.filter(|_| in_shim);
         if let Some(reading) = network::read(scratch, process.as_fd(), thread, &self.networks, has_macvtap) {
+            let is_pods = !reading.is_hosts;
             book.network.take(reading);
+            if qdisc && is_pods {
+                self.read_qdisc(process.as_fd(), thread, book);
+            }
         }
     }
 }

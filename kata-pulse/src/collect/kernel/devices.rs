@@ -32,7 +32,7 @@ mod tests {
         fs::create_dir_all(&links).unwrap();
         symlink(&disk, links.join("254:0")).unwrap();
         symlink(disk.join("vda1"), links.join("254:1")).unwrap();
-        let read = |minor| read_name(sysfs.path(), (254 << 20) | minor);
+        let read = |minor| read_name(sysfs.path(), (254_u32 << 20) | minor);
         assert_eq!([read(0), read(1), read(2)], ["vda", "vda", "254:2"]);
     }
 }

@@ -11,7 +11,7 @@ use crate::kernel::{Object, ProgramStatus, bytes, chain, climb, embedded};
 const MAPS: [(ProgramGroup, &[&str]); 4] = [
     (ProgramGroup::Runqueue, &["THREADS", "STAMPS", "RUNQUEUE"]),
     (ProgramGroup::Kvm, &["KVM"]),
-    (ProgramGroup::Block, &["BLOCK", "UNDER_WAY"]),
+    (ProgramGroup::Block, &["BLOCK", "UNDER_WAY", "DEVICES"]),
     (ProgramGroup::Oom, &["OOM"]),
 ];
 

@@ -5,6 +5,7 @@ use std::io;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use kata_pulse_common::account as abi;
 use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, HISTOGRAM_WORDS, Member, Thread};
 
 pub(super) struct Maps {
@@ -13,6 +14,7 @@ pub(super) struct Maps {
     pub runqueue: HashMap<MapData, Member, [u64; HISTOGRAM_WORDS]>,
     pub kvm: HashMap<MapData, u32, [u64; EXIT_CLASSES]>,
     pub block: HashMap<MapData, BlockKey, [u64; BLOCK_WORDS]>,
+    devices: HashMap<MapData, u32, u32>,
     pub oom: HashMap<MapData, Member, u64>,
     pub counters: PerCpuArray<MapData, u64>,
 }
@@ -31,6 +33,7 @@ impl Maps {
             runqueue: map!("RUNQUEUE"),
             kvm: map!("KVM"),
             block: map!("BLOCK"),
+            devices: map!("DEVICES"),
             oom: map!("OOM"),
             counters: map!("COUNTERS"),
         })
@@ -46,17 +49,21 @@ impl Maps {
         self.block.iter().take(MOST).filter_map(Result::ok).collect()
     }
 
-    /// That of one slot: only its own values are fetched.
+    /// That of one slot, looked for on each device that anybody used: on a node there are few.
     pub(super) fn block_of(&self, slot: u32) -> BTreeMap<BlockKey, [u64; BLOCK_WORDS]> {
-        let keys = self.block.keys().take(MOST).filter_map(Result::ok);
-        let own = keys.filter(|key| key[0] == slot);
-        own.filter_map(|key| Some((key, self.block.get(&key, 0).ok()?))).collect()
+        let devices = self.devices.keys().take(MOST).filter_map(Result::ok);
+        let keys = devices.flat_map(|device| OPERATIONS.map(|(operation, _)| [slot, device, operation]));
+        keys.filter_map(|key| Some((key, self.block.get(&key, 0).ok()?))).collect()
     }
 
     pub(super) fn all_oom(&self) -> BTreeMap<Member, u64> {
         self.oom.iter().take(MOST).filter_map(Result::ok).collect()
     }
 }
+
+/// Operations by their numbers in the kernel's maps.
+pub(super) const OPERATIONS: [(u32, &str); 4] =
+    [(abi::OP_READ, "read"), (abi::OP_WRITE, "write"), (abi::OP_DISCARD, "discard"), (abi::OP_FLUSH, "flush")];
 
 /// Elements read of one map: more than the largest has. A map that changes meanwhile may begin anew.
 const MOST: usize = 65_536;

@@ -54,22 +54,26 @@ const FIELDS: &[(&str, &str, &str, Kind)] = &[
     ("O_MERGE_SECTORS", "block:block_bio_backmerge", "nr_sector", Number(4)),
     ("O_MERGE_RWBS", "block:block_bio_backmerge", "rwbs", Bytes(2)),
     ("O_QUEUE_DEV", "block:block_bio_queue", "dev", Number(4)),
-    ("O_QUEUE_SECTOR", "block:block_bio_queue", "sector", Number(8)),
     ("O_QUEUE_SECTORS", "block:block_bio_queue", "nr_sector", Number(4)),
     ("O_QUEUE_RWBS", "block:block_bio_queue", "rwbs", Bytes(2)),
-    ("O_COMPLETE_DEV", "block:block_bio_complete", "dev", Number(4)),
-    ("O_COMPLETE_SECTOR", "block:block_bio_complete", "sector", Number(8)),
+    ("O_ISSUE_DEV", "block:block_rq_issue", "dev", Number(4)),
+    ("O_ISSUE_SECTOR", "block:block_rq_issue", "sector", Number(8)),
+    ("O_ISSUE_BYTES", "block:block_rq_issue", "bytes", Number(4)),
+    ("O_ISSUE_RWBS", "block:block_rq_issue", "rwbs", Bytes(2)),
+    ("O_COMPLETE_DEV", "block:block_rq_complete", "dev", Number(4)),
+    ("O_COMPLETE_SECTOR", "block:block_rq_complete", "sector", Number(8)),
     ("O_VICTIM_PID", "oom:mark_victim", "pid", Number(4)),
 ];
 
-const TRACEPOINTS: [&str; 8] = [
+const TRACEPOINTS: [&str; 9] = [
     "kvm:kvm_userspace_exit",
     "block:block_io_start",
     "block:block_io_done",
     "block:block_bio_backmerge",
     "block:block_bio_frontmerge",
     "block:block_bio_queue",
-    "block:block_bio_complete",
+    "block:block_rq_issue",
+    "block:block_rq_complete",
     "oom:mark_victim",
 ];
 
@@ -148,8 +152,11 @@ fn rungs(group: ProgramGroup, facts: &Facts, globals: &BTreeMap<&'static str, u3
                 ("block_merge", "block", &["block_bio_backmerge", "block_bio_frontmerge"]),
                 ("block_start", "block", &["block_io_start"]),
             ];
-            let by_piece: [Program; 2] =
-                [("bio_done", "block", &["block_bio_complete"]), ("bio_start", "block", &["block_bio_queue"])];
+            let by_piece: [Program; 3] = [
+                ("request_done", "block", &["block_rq_complete"]),
+                ("request_issue", "block", &["block_rq_issue"]),
+                ("bio_start", "block", &["block_bio_queue"]),
+            ];
             vec![plain(facts, globals, &by_request), plain(facts, globals, &by_piece)]
         }
     }

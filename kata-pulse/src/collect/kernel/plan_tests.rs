@@ -32,13 +32,13 @@ fn what_a_kernel_lacks_costs_only_its_own_group() {
         facts.formats.as_mut().unwrap().remove(name);
     };
     let cases: &[(&str, Change, &str)] = &[
-        ("everything", |_| (), "runqueue_switch | kvm_exit | block_done bio_done | oom_victim"),
-        ("no BTF", |facts| facts.btf = Err("none".into()), " | kvm_exit | block_done bio_done | oom_victim"),
+        ("everything", |_| (), "runqueue_switch | kvm_exit | block_done request_done | oom_victim"),
+        ("no BTF", |facts| facts.btf = Err("none".into()), " | kvm_exit | block_done request_done | oom_victim"),
         ("no tracefs", |facts| facts.formats = Err("none".into()), "runqueue_switch |  |  | "),
         (
             "a task without state",
             |facts| drop(facts.btf.as_mut().unwrap().remove("O_TASK_STATE")),
-            " | kvm_exit | block_done bio_done | oom_victim",
+            " | kvm_exit | block_done request_done | oom_victim",
         ),
     ];
     for (host, change, expected) in cases {
@@ -47,11 +47,11 @@ fn what_a_kernel_lacks_costs_only_its_own_group() {
         assert_eq!(&tried(&facts, &ProgramGroup::ALL), expected, "{host}");
     }
     let cases = [
-        ("kvm:kvm_userspace_exit", "runqueue_switch |  | block_done bio_done | oom_victim"),
-        ("block:block_io_start", "runqueue_switch | kvm_exit | bio_done | oom_victim"),
-        ("block:block_bio_frontmerge", "runqueue_switch | kvm_exit | bio_done | oom_victim"),
-        ("block:block_bio_complete", "runqueue_switch | kvm_exit | block_done | oom_victim"),
-        ("oom:mark_victim", "runqueue_switch | kvm_exit | block_done bio_done | "),
+        ("kvm:kvm_userspace_exit", "runqueue_switch |  | block_done request_done | oom_victim"),
+        ("block:block_io_start", "runqueue_switch | kvm_exit | request_done | oom_victim"),
+        ("block:block_bio_frontmerge", "runqueue_switch | kvm_exit | request_done | oom_victim"),
+        ("block:block_rq_complete", "runqueue_switch | kvm_exit | block_done | oom_victim"),
+        ("oom:mark_victim", "runqueue_switch | kvm_exit | block_done request_done | "),
     ];
     for (name, expected) in cases {
         let mut facts = everything();
@@ -62,7 +62,7 @@ fn what_a_kernel_lacks_costs_only_its_own_group() {
 
 #[test]
 fn each_group_is_switched_off_alone() {
-    let all = ["runqueue_switch", "kvm_exit", "block_done bio_done", "oom_victim"];
+    let all = ["runqueue_switch", "kvm_exit", "block_done request_done", "oom_victim"];
     for off in 0..all.len() {
         let mut expected = all;
         expected[off] = "";

@@ -11,7 +11,7 @@ use kata_pulse_common::account as abi;
 use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, HISTOGRAM_WORDS, Member};
 use tracing::{info, warn};
 
-use super::maps::{Maps, ignore_missing};
+use super::maps::{Maps, OPERATIONS, ignore_missing};
 use super::slots::{Slots, role_number, role_of_number};
 use super::{BlockReading, Histogram, KernelOptions, KernelReading, ProgramGroup, devices, exits, load};
 use crate::kernel::{ProgramStatus, RunStats, give_memory_back, run_stats};
@@ -51,9 +51,6 @@ const COUNTERS: [(ProgramGroup, u32, Option<u32>); 4] = [
     (ProgramGroup::Block, abi::ACCOUNTED_BLOCK, Some(abi::FULL_BLOCK)),
     (ProgramGroup::Oom, abi::ACCOUNTED_OOM, Some(abi::FULL_OOM)),
 ];
-
-const OPERATIONS: [(u32, &str); 4] =
-    [(abi::OP_READ, "read"), (abi::OP_WRITE, "write"), (abi::OP_DISCARD, "discard"), (abi::OP_FLUSH, "flush")];
 
 /// Programs in the kernel, and what they are told. Without any it works all the same and reads nothing. Dropping it
 /// detaches them, which blocks: see [`KernelView::detach`].

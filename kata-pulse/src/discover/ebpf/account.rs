@@ -52,7 +52,7 @@ impl Account {
             major_faults: raw.major_faults,
             voluntary_switches: raw.voluntary_switches,
             involuntary_switches: raw.involuntary_switches,
-            io: (flags & abi::FLAG_ACCOUNT_IO != 0).then(|| AccountIo {
+            io: (flags & abi::FLAG_ACCOUNT_IO != 0).then_some(AccountIo {
                 read_calls: raw.read_calls,
                 write_calls: raw.write_calls,
                 read_bytes: raw.read_bytes,

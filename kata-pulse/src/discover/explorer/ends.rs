@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::Sight;
 use super::looks::Hint;
 use crate::discover::ebpf;
-use crate::sandbox::{CpuTimes, EventSource, ExitAccount, ExitStatus, IoTotals, Process, ProcessExit, ProcessFound};
-use crate::sandbox::{Pid, SandboxId};
+use crate::sandbox::{
+    CpuTimes, EventSource, ExitAccount, ExitStatus, IoTotals, Pid, Process, ProcessExit, ProcessFound, SandboxId,
+};
 
 /// What a scan sees, the kernel's programs have told already: that may still have to be read.
 const SCAN_GRACE: Duration = Duration::from_millis(200);
@@ -154,5 +155,42 @@ fn account_of(account: &ebpf::Account) -> ExitAccount {
             written_bytes: io.written_bytes as f64,
         }),
         peak_rss_bytes: account.peak_rss as f64 * rustix::param::page_size() as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::ProcessRole;
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_a_number_the_oldest_are_not_waited_for() {
+        let mut ends = Ends::new(Sight { exits: true, releases: true, directories_by_inode: false });
+        let hint = Hint { source: EventSource::Ebpf, at_boot: None };
+        let sandbox = SandboxId::parse("aa").unwrap();
+        for pid in 0..MAX_HELD as u32 + 2 {
+            let process = Process { role: ProcessRole::Vmm, pid: Pid(pid), start_ticks: 1 };
+            let found = ProcessFound { process, vmm: None, runtime: None, version: None };
+            ends.hold(sandbox.clone(), found, ProcessExit::default(), hint, true);
+        }
+        let pids = |held: Vec<Held>| held.iter().map(|held| held.found.process.pid.0).collect::<Vec<_>>();
+        assert_eq!(pids(ends.take_due()), [0, 1]);
+        assert!(ends.take_due().is_empty());
+        tokio::time::advance(RELEASE_GRACE).await;
+        assert_eq!(ends.take_due().len(), MAX_HELD);
+    }
+
+    #[test]
+    fn numbers_become_seconds_and_bytes() {
+        let io = Some(ebpf::AccountIo { read_calls: 1, write_calls: 2, read_bytes: 3, written_bytes: 4 });
+        let account =
+            ebpf::Account { user_ns: 1_500_000_000, guest_ns: 500_000_000, peak_rss: 2, io, ..Default::default() };
+        let exit = exit_of(Some(ebpf::ExitStatus::Signal(9)), Some(account));
+        let told = exit.account.unwrap();
+        assert_eq!((exit.status, told.cpu.user, told.cpu.guest), (Some(ExitStatus::Signal(9)), 1.5, 0.5));
+        assert_eq!(told.cpu.total(), 2.0);
+        assert_eq!(told.peak_rss_bytes, 2.0 * rustix::param::page_size() as f64);
+        assert_eq!(told.io.unwrap().written_bytes, 4.0);
+        assert_eq!(exit_of(None, None), ProcessExit::default());
     }
 }

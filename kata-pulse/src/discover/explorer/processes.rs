@@ -119,7 +119,10 @@ impl Explorer {
 
     pub(super) fn take_processes(&mut self, report: &mut ScanReport) {
         let hint = Hint { source: EventSource::Scan, at_boot: None };
-        for judgement in self.census.judge_all(std::mem::take(&mut report.processes)) {
+        // The walk may have seen processes whose end was told since.
+        let mut processes = std::mem::take(&mut report.processes);
+        processes.retain(|facts| self.is_known_or_alive(&facts.outline));
+        for judgement in self.census.judge_all(processes) {
             self.take_judgement(judgement, hint, false);
         }
         for &(pid, start_ticks) in &report.refused {
@@ -129,15 +132,20 @@ impl Explorer {
         if !report.procfs_is_readable {
             return;
         }
-        let ended: Vec<Process> = self.census.all().filter(|one| !self.is_alive(*one)).collect();
+        let is_alive = |one: &Process| self.is_alive(one.pid, one.start_ticks);
+        let ended: Vec<Process> = self.census.all().filter(|one| !is_alive(one)).collect();
         for process in ended {
             self.end_process(process.pid, Some(process.start_ticks), ProcessExit::default(), hint);
         }
     }
 
+    fn is_known_or_alive(&self, outline: &Outline) -> bool {
+        self.census.proven().processes.contains_key(&outline.pid) || self.is_alive(outline.pid, outline.start_ticks)
+    }
+
     /// An error other than "gone" is no proof of an end.
-    fn is_alive(&self, process: Process) -> bool {
-        process::is_running(&self.host, process.pid, process.start_ticks).unwrap_or(true)
+    fn is_alive(&self, pid: Pid, start_ticks: u64) -> bool {
+        process::is_running(&self.host, pid, start_ticks).unwrap_or(true)
     }
 
     /// `is_gone`: it ended already, so there is nothing to watch.
@@ -187,7 +195,7 @@ impl Explorer {
 
     pub fn process_ended(&mut self, pid: Pid, start_ticks: u64) {
         // A hint like all others: the descriptor may have been another process's.
-        if !process::is_running(&self.host, pid, start_ticks).unwrap_or(true) {
+        if !self.is_alive(pid, start_ticks) {
             let hint = Hint { source: EventSource::Pidfd, at_boot: None };
             self.end_process(pid, Some(start_ticks), ProcessExit::default(), hint);
         }

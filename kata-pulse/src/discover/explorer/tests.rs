@@ -1,7 +1,7 @@
 //! Hints, true and forged, on a host of a few files.
 
 use super::*;
-use crate::discover::ebpf::{Directory, Origin, Process, Program};
+use crate::discover::ebpf::{self, Directory, Origin, Process, Program};
 use crate::discover::fixture::{CONTAINER, HOST, host, process, stalled_process};
 use crate::discover::scan;
 use crate::sandbox::ExitStatus;
@@ -130,6 +130,7 @@ async fn a_child_waits_for_the_look_at_its_parent() {
 #[tokio::test]
 async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
     let mut lab = Lab::new(Sight::default());
+    make_directory(&mut lab);
     process(&lab.host, 10, 1, 50, VMM, HOST);
     lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
     let status = Some(crate::discover::ebpf::ExitStatus::Code(3));
@@ -144,6 +145,7 @@ async fn an_end_that_is_told_during_the_look_follows_it_with_its_status() {
 #[tokio::test]
 async fn a_pid_that_another_process_has_now_ends_the_old_one() {
     let mut lab = Lab::new(Sight::default());
+    make_directory(&mut lab);
     process(&lab.host, 10, 1, 50, VMM, HOST);
     lab.explorer.kernel_said(&exec(told(10, 1, 50, Origin::Host), VMM));
     lab.look().await;
@@ -191,4 +193,136 @@ async fn a_scan_does_not_take_back_what_was_read_while_it_walked() {
         _ => None,
     });
     assert_eq!(told.collect::<Vec<_>>(), [true], "and told once");
+}
+
+const WATCHFUL: Sight = Sight { exits: true, releases: true, directories_by_inode: false };
+
+/// A process that only the kernel's programs ever saw.
+fn fleeting() -> Process {
+    Process { mount_ns: HOST as u32, ..told(10, 1, 50, Origin::Host) }
+}
+
+fn exit(is_final: bool) -> KernelEvent {
+    let account = ebpf::Account { user_ns: 3_000_000, is_final, ..ebpf::Account::default() };
+    let (process, status, account) = (fleeting(), Some(ebpf::ExitStatus::Code(3)), Some(account));
+    if is_final {
+        KernelEvent::Released { process, status, account }
+    } else {
+        KernelEvent::Exit { process, status, account }
+    }
+}
+
+/// What was told of processes: began, or ended with a final account or not.
+fn changes(lab: &mut Lab) -> Vec<&'static str> {
+    let word = |event: DiscoveryEvent| match event.change {
+        Change::ProcessStarted(..) => Some("began"),
+        Change::ProcessEnded(_, _, exit) if exit.account.is_none() => Some("ended unaccounted"),
+        Change::ProcessEnded(_, _, exit) if exit.account_is_final => Some("ended for good"),
+        Change::ProcessEnded(..) => Some("ended"),
+        _ => None,
+    };
+    lab.explorer.take_events(None).into_iter().filter_map(word).collect()
+}
+
+fn make_directory(lab: &mut Lab) {
+    std::fs::create_dir(lab.host.bases[0].path.join("aa")).unwrap();
+    lab.explorer.directory_made(0, b"aa");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_gone_before_anybody_looks_is_told_with_its_account() {
+    let mut lab = Lab::new(WATCHFUL);
+    make_directory(&mut lab);
+    for event in [exec(fleeting(), VMM), exit(false), exit(true)] {
+        lab.explorer.kernel_said(&event);
+    }
+    lab.look().await;
+    assert_eq!(changes(&mut lab), ["began", "ended for good"]);
+    assert!(lab.explorer.take_joined().is_empty(), "nothing to follow any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_told_of_a_process_in_a_container_proves_nothing() {
+    let mut lab = Lab::new(WATCHFUL);
+    make_directory(&mut lab);
+    let elsewhere = Process { mount_ns: CONTAINER as u32, ..fleeting() };
+    let user = Process { uid: 1000, pid: 11, ..fleeting() };
+    for process in [elsewhere, user] {
+        lab.explorer.kernel_said(&exec(process, VMM));
+    }
+    assert!(changes(&mut lab).is_empty());
+    assert_eq!(lab.foreign(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_waits_for_the_release_and_not_for_ever() {
+    let mut lab = Lab::new(WATCHFUL);
+    make_directory(&mut lab);
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.look().await;
+    assert_eq!(changes(&mut lab), ["began"]);
+    lab.explorer.kernel_said(&exit(false));
+    assert!(changes(&mut lab).is_empty());
+    tokio::time::sleep_until(lab.explorer.next_event().unwrap()).await;
+    assert_eq!(changes(&mut lab), ["ended"]);
+    assert_eq!(lab.explorer.next_event(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_noticed_late_or_went_already_is_still_its_processes() {
+    let mut lab = Lab::new(WATCHFUL);
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.look().await;
+    lab.explorer.kernel_said(&exit(true));
+    assert!(changes(&mut lab).is_empty(), "nobody knows the sandbox");
+    make_directory(&mut lab);
+    assert_eq!(changes(&mut lab), ["began", "ended for good"]);
+
+    let mut lab = Lab::new(WATCHFUL);
+    lab.explorer.directory_made(0, b"aa");
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.explorer.kernel_said(&exit(true));
+    lab.look().await;
+    assert_eq!(changes(&mut lab), ["began", "ended for good"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_of_no_sandbox_is_forgotten() {
+    let mut lab = Lab::new(WATCHFUL);
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.look().await;
+    lab.explorer.kernel_said(&exit(true));
+    assert!(changes(&mut lab).is_empty());
+    tokio::time::sleep_until(lab.explorer.next_event().unwrap()).await;
+    assert!(changes(&mut lab).is_empty());
+    assert_eq!(lab.explorer.next_event(), None);
+}
+
+#[tokio::test]
+async fn a_scan_that_is_first_does_not_cost_the_account() {
+    let mut lab = Lab::new(WATCHFUL);
+    make_directory(&mut lab);
+    process(&lab.host, 10, 1, 50, VMM, HOST);
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.look().await;
+    std::fs::remove_dir_all(lab.host.procfs.join("10")).unwrap();
+    lab.explorer.scanned(ScanReport { procfs_is_readable: true, ..ScanReport::default() }, false);
+    lab.explorer.kernel_said(&exit(false));
+    lab.explorer.kernel_said(&exit(true));
+    assert_eq!(changes(&mut lab), ["began", "ended for good"]);
+}
+
+#[tokio::test]
+async fn a_walk_that_saw_a_process_before_its_end_does_not_bring_it_back() {
+    let mut lab = Lab::new(WATCHFUL);
+    make_directory(&mut lab);
+    process(&lab.host, 10, 1, 50, VMM, HOST);
+    let report = scan::walk(&lab.host, lab.explorer.proven().clone(), lab.explorer.reads());
+    lab.explorer.kernel_said(&exec(fleeting(), VMM));
+    lab.look().await;
+    std::fs::remove_dir_all(lab.host.procfs.join("10")).unwrap();
+    lab.explorer.kernel_said(&exit(true));
+    assert_eq!(changes(&mut lab), ["began", "ended for good"]);
+    lab.explorer.scanned(report, false);
+    assert!(changes(&mut lab).is_empty());
 }
