@@ -1,5 +1,6 @@
 //! The chart helm/kata-pulse against Helm itself, and what it renders against the schemas of Kubernetes and of
 //! Prometheus' operator, the agent's own command line and docs/prometheus.md. `cargo xtask setup` installs the tools.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod confined;
 mod documented;
