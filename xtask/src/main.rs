@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod chart_docs;
+mod chart_tools;
 mod counts;
 mod demo;
 mod docs;
@@ -16,6 +18,7 @@ mod node;
 mod setup;
 mod steps;
 mod test;
+mod tool_paths;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -45,7 +48,7 @@ enum Command {
     Test,
     /// Measure the agent beside its floor.
     Bench(bench::Options),
-    /// Write docs/metrics.md from the tables in the code.
+    /// Write docs/metrics.md from the tables in the code, and the chart's README and files.
     Docs(docs::Options),
     /// Check licences, bans and sources of all dependencies.
     Licences,

@@ -1,14 +1,13 @@
-//! Installs what is missing on this machine, from Debian's packages and crates.io; where it may not install, names
-//! the exact command, and fetches the kernel of the tests' machines. Running it again costs a second.
+//! Installs what is missing on this machine, from Debian's packages, crates.io, npm and PyPI; where it may not install,
+//! names the exact command. Fetches the kernel of the tests' machines. Running it again costs a second.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::guest_kernel;
 use crate::steps::{self, cargo};
-use crate::toolchain;
+use crate::{chart_tools, guest_kernel, toolchain};
 
 /// A Debian package and a file that shows that it is there. g++ compiles libFuzzer; gcc was there before this could be
 /// compiled, its line is for machines that have another `cc`.
@@ -31,6 +30,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "/usr/sbin/tc"),
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
+    ("nodejs", "/usr/bin/node"),
+    ("npm", "/usr/bin/npm"),
+    ("python3-venv", "/usr/share/doc/python3-venv"),
 ];
 
 /// Its LLVM must be that of the compiler of the programs: both 22.
@@ -40,6 +42,7 @@ pub fn run() -> anyhow::Result<()> {
     install_packages()?;
     install_components()?;
     install_bpf_linker()?;
+    chart_tools::install()?;
     guest_kernel::fetch()?;
     println!("setup: everything is there");
     Ok(())
