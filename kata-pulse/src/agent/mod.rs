@@ -5,6 +5,7 @@ mod guest;
 mod kernel;
 mod memory;
 mod page;
+mod rights;
 mod suspects;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
 use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
+use rights::Rights;
 use suspects::Suspects;
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
@@ -66,7 +68,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (connected, runtime) = watch::channel(None);
     let ooms = OomCounts::default();
 
-    let kernel = start_ebpf(&config, &own).await?;
+    let rights = Rights::read(&config.host);
+    rights.report(&config);
+    let kernel = start_ebpf(&config, &rights, &own).await?;
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
