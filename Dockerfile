@@ -23,14 +23,14 @@ RUN apt-get update \
         rust-web-src llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev g++ \
     && rm -rf /var/lib/apt/lists/*
 # Version and features are those of xtask/src/setup.rs.
-RUN --mount=type=cache,target=/cargo/registry \
+RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target \
     LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --root /usr/local \
         --no-default-features --features llvm-22
 COPY Cargo.toml .
 COPY kata-pulse-common kata-pulse-common
 COPY kata-pulse-ebpf kata-pulse-ebpf
 # As xtask/src/build_ebpf.rs does it.
-RUN --mount=type=cache,target=/cargo/registry \
+RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target \
     cd kata-pulse-ebpf \
     && RUSTC_BOOTSTRAP=1 cargo build --release --locked --target bpfel-unknown-none -Z build-std=core \
     && mkdir /bpf \

@@ -7,6 +7,7 @@ mod counts;
 mod demo;
 mod docs;
 mod http;
+mod image;
 mod lab;
 mod licences;
 mod logged;
@@ -46,6 +47,8 @@ enum Command {
     Docs(docs::Options),
     /// Check licences, bans and sources of all dependencies.
     Licences,
+    /// Build the image, look into it, and run it against a simulated Kata node.
+    Image(image::Options),
     /// Test discovery on a second kernel, in QEMU.
     Lab,
 }
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Licences => licences::run(),
+        Command::Image(options) => image::run(&options),
         Command::Lab => lab::run(),
     }
 }

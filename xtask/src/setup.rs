@@ -29,6 +29,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "/usr/bin/cpio"),
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
+    ("buildah", "/usr/bin/buildah"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
+    ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
 ];
 
 /// Its LLVM must be that of the compiler of the programs: both 22.

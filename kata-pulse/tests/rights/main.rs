@@ -128,6 +128,17 @@ async fn without_one_right_one_thing_stops_and_one_line_names_the_right() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_needs_neither_right_of_ebpf() {
+    let Some(world) = world().await else { return };
+    let rights = all().filter(|name| !["bpf", "perfmon"].contains(name)).chain(["sys_admin"]);
+    let agent = Confined::start(command(&world.root, &with_only(rights)));
+    all_works(&world, &agent);
+    assert_eq!(complaints(&agent), Vec::<String>::new());
+    drop(agent);
+    world.end().await;
+}
+
 /// A socket is connected to by who may write it: that of another user's VMM needs a right that the chart does not give.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rootless_vmms_own_socket_needs_more_than_to_be_found() {

@@ -1,6 +1,7 @@
 //! The agent's cost, measured in one run beside the floor, with the bounds that the project set itself. A bound that is
 //! missed is said and is no error: these machines are noisy, and a figure is read beside its spread.
 
+mod limited;
 mod runs;
 mod storms;
 
@@ -36,6 +37,7 @@ enum Part {
     Storms,
     Sandboxes,
     Containers,
+    Limited,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -53,6 +55,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Containers) {
         containers(options)?;
+    }
+    if wanted(Part::Limited) {
+        limited::run()?;
     }
     Ok(())
 }
