@@ -52,6 +52,11 @@ const RIGHTS: [Right; 4] = [
     },
 ];
 
+const NO_HOST_PIDS: &str = "not in the host's pid namespace: no process of a sandbox is found, and the pids of eBPF \
+                            mean nothing here; set hostPID: true";
+const NO_SUSPECT: &str = "no seccomp, AppArmor, SELinux or lockdown is seen here: it is the kernel's configuration or \
+                          what the machine runs on";
+
 /// What this process may do, and what may keep it from doing that.
 #[derive(Clone, Debug)]
 pub(super) struct Rights {
@@ -91,10 +96,13 @@ impl Rights {
         let mut lines = Vec::new();
         if self.uid != 0 {
             let uid = self.uid;
-            lines.push(format!("not root but user {uid}: sandbox directories and the sockets of shims and runtime are root's; run as user 0"));
+            lines.push(format!(
+                "not root but user {uid}: sandbox directories and the sockets of shims and runtime are root's; run as \
+                 user 0"
+            ));
         }
         if !self.sees_host {
-            lines.push("not in the host's pid namespace: no process of a sandbox is found, and eBPF's pids mean nothing here; set hostPID: true".into());
+            lines.push(NO_HOST_PIDS.to_owned());
         }
         lines.extend(self.capabilities(wants_ebpf).map(Right::line));
         if wants_agents && matches!(self.vsock, Err(Errno::PERM | Errno::ACCESS)) {
@@ -129,13 +137,15 @@ impl Rights {
             suspects.push("a seccomp profile filters this process: use the chart's, or Unconfined".to_owned());
         }
         if let Some(label) = &self.label {
-            suspects.push(format!("AppArmor or SELinux confines it as {label}: allow it there, or change appArmorProfile or seLinuxOptions"));
+            suspects.push(format!(
+                "AppArmor or SELinux confines it as {label}: allow it there, or set appArmorProfile or seLinuxOptions"
+            ));
         }
         if let Some(mode) = &self.lockdown {
             suspects.push(format!("kernel lockdown is {mode}: confidentiality forbids eBPF to read the kernel"));
         }
         if suspects.is_empty() {
-            return "no seccomp, AppArmor, SELinux or lockdown is seen here, so it is the kernel's configuration or the machine's hypervisor".into();
+            return NO_SUSPECT.to_owned();
         }
         suspects.join("; ")
     }
