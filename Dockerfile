@@ -22,9 +22,10 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         rust-web-src llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev g++ \
     && rm -rf /var/lib/apt/lists/*
-# Version and features are those of xtask/src/setup.rs.
+# A base may bring its own; version and features are those of xtask/src/setup.rs.
 RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target \
-    LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --root /usr/local \
+    command -v bpf-linker \
+    || LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --root /usr/local \
         --no-default-features --features llvm-22
 COPY Cargo.toml .
 COPY kata-pulse-common kata-pulse-common

@@ -29,6 +29,9 @@ pub struct Options {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Measure what is in target/release as it is, without building.
+    #[arg(long)]
+    built: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -41,8 +44,10 @@ enum Part {
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    build::run()?;
-    steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    if !options.built {
+        build::run()?;
+        steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    }
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     if wanted(Part::Discovery) {
         runs::discovery()?;
