@@ -3,7 +3,8 @@
 #   docker build --tag kata-pulse --build-arg REVISION="$(git rev-parse --short=12 HEAD)" .
 #
 # `cargo xtask image` builds it without an engine and runs the result. Layers and cache mounts keep what was installed,
-# fetched and compiled: a change of the agent's sources compiles the agent alone.
+# fetched and compiled: a change of the agent's sources compiles the agent alone. Nothing here names an architecture,
+# and Debian has every package for arm64 too; only amd64 was ever built.
 
 # Debian 12 with its security updates, which hold the compiler.
 ARG DEBIAN=debian:bookworm
