@@ -15,18 +15,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     compile_protos()
 }
 
-/// The commit, for `--version` and `kata_pulse_build_info`; empty outside a checkout.
+/// The commit, for `--version` and `kata_pulse_build_info`: what the variable says where there is no checkout, as in the
+/// image's build; else empty there.
 fn name_the_build() {
-    let revision = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_default();
+    let told = std::env::var("KATA_PULSE_REVISION").ok().filter(|revision| !revision.is_empty());
+    let revision = told.or_else(revision_of_checkout).unwrap_or_default();
     println!("cargo::rustc-env=KATA_PULSE_REVISION={revision}");
+    println!("cargo::rerun-if-env-changed=KATA_PULSE_REVISION");
     println!("cargo::rerun-if-changed=../.git/HEAD");
     println!("cargo::rerun-if-changed=build.rs");
+}
+
+fn revision_of_checkout() -> Option<String> {
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// In pure Rust: no protoc on anybody's machine.

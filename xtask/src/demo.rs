@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Every sandbox is on the page within seconds, and with it the numbers of its container, which come from the runtime
 /// and so also for a sandbox whose shim must not be asked.
-fn check(node: &mut Node, sandboxes: u32) -> anyhow::Result<()> {
+pub fn check(node: &mut Node, sandboxes: u32) -> anyhow::Result<()> {
     let wanted = sandboxes as usize;
     for series in SERIES {
         node.wait_until(&format!("{wanted} times {series} on the page"), Duration::from_secs(30), |node| {

@@ -10,6 +10,7 @@ mod demo;
 mod docs;
 mod guest_kernel;
 mod http;
+mod image;
 mod lab;
 mod licences;
 mod logged;
@@ -52,6 +53,8 @@ enum Command {
     Docs(docs::Options),
     /// Check licences, bans and sources of all dependencies.
     Licences,
+    /// Build the image, look into it, and run it against a simulated Kata node.
+    Image(image::Options),
     /// Test discovery on a second kernel, in QEMU.
     Lab,
 }
@@ -79,6 +82,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Licences => licences::run(),
+        Command::Image(options) => image::run(&options),
         Command::Lab => lab::run(),
     }
 }

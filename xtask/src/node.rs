@@ -26,10 +26,21 @@ impl Node {
 
     /// The same with further flags for the simulator and for the agent.
     pub fn start_with(binaries: &Path, sandboxes: u32, simulated: &[&str], more: &[&str]) -> anyhow::Result<Self> {
-        let root = PathBuf::from(format!("/tmp/k{:x}", std::process::id()));
+        Self::start_by(binaries, Command::new(binaries.join("kata-pulse")), sandboxes, simulated, more)
+    }
+
+    /// The same with a command that becomes the agent.
+    pub fn start_by(
+        simulator: &Path,
+        mut agent: Command,
+        sandboxes: u32,
+        simulated: &[&str],
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
+        let root = scratch();
         std::fs::create_dir_all(&root)?;
         let mut node = Self { children: Vec::new(), root, address: free_port()?, ready_after: Duration::ZERO };
-        let mut simulator = Command::new(binaries.join("kata-pulse-sim"));
+        let mut simulator = Command::new(simulator.join("kata-pulse-sim"));
         simulator.arg("run").arg("--root").arg(&node.root).arg("--sandboxes").arg(sandboxes.to_string());
         simulator.args(simulated);
 
@@ -39,7 +50,6 @@ impl Node {
         node.wait_until("the simulator's sandboxes", Duration::from_secs(60), |node| {
             Ok(sockets(&node.root) >= sandboxes as usize)
         })?;
-        let mut agent = Command::new(binaries.join("kata-pulse"));
         agent.arg("--listen-address").arg(node.address.to_string()).arg("--runtime-endpoint").arg(&cri);
         for (runtime, directory) in [("go", "run/vc/sbs"), ("rust", "run/kata")] {
             agent.arg("--sandbox-dir").arg(format!("{runtime}:{}", node.root.join(directory).display()));
@@ -109,6 +119,11 @@ impl Drop for Node {
         }
         let _ = std::fs::remove_dir_all(&self.root);
     }
+}
+
+/// Below which a simulated node of this process lies.
+pub fn scratch() -> PathBuf {
+    PathBuf::from(format!("/tmp/k{:x}", std::process::id()))
 }
 
 /// Sandboxes whose shim can be reached.

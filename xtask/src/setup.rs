@@ -1,7 +1,7 @@
 //! Installs what is missing on this machine, from Debian's packages, crates.io, npm and PyPI; where it may not install,
 //! names the exact command. Fetches the kernel of the tests' machines. Running it again costs a second.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -33,6 +33,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nodejs", "/usr/bin/node"),
     ("npm", "/usr/bin/npm"),
     ("python3-venv", "/usr/share/doc/python3-venv"),
+    ("buildah", "/usr/bin/buildah"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
+    ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
 ];
 
 /// Its LLVM must be that of the compiler of the programs: both 22.
@@ -97,6 +100,13 @@ fn install_bpf_linker() -> anyhow::Result<()> {
     steps::run(cargo(&arguments).args(features).env("LLVM_PREFIX", "/usr/lib/llvm-22")).context(
         "by hand: LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --no-default-features --features llvm-22",
     )
+}
+
+/// Where it is, once it is installed.
+pub fn bpf_linker() -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join("bpf-linker"));
+    places.find(|place| place.is_file()).context("bpf-linker is not in PATH; cargo xtask setup installs it")
 }
 
 fn is_root() -> bool {

@@ -62,6 +62,7 @@ fn plan() -> anyhow::Result<Vec<Step>> {
         step("licences", xtask(&["licences"])?),
         Step { deadline: DEADLINE_OF_TESTS, ..step("tests", tests()) },
         step("lab", real(xtask(&["lab"])?)),
+        step("image", real(xtask(&["image"])?)),
     ])
 }
 

@@ -4,6 +4,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::rights::Rights;
 use crate::config::{Config, EbpfDirectories, EbpfMode};
 use crate::discover;
 use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
@@ -11,7 +12,7 @@ use crate::sandbox::SourceState;
 use crate::telemetry::Own;
 
 /// `None`: eBPF is off or cannot be had; everything works without it, later.
-pub(super) async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
+pub(super) async fn start_ebpf(config: &Config, rights: &Rights, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
     let options = EbpfOptions {
         mode: match config.ebpf {
             EbpfMode::Auto => ebpf::Mode::Auto,
@@ -35,15 +36,32 @@ pub(super) async fn start_ebpf(config: &Config, own: &Own) -> anyhow::Result<Opt
             for program in watch.programs() {
                 own.ebpf_program(program.name, program.attached, &program.reason);
             }
+            say_what_is_not_seen(&watch, rights);
             Ok(Some(watch))
         }
-        Err(error) if config.ebpf == EbpfMode::Require => {
-            Err(anyhow::Error::from(error).context("eBPF is required by --ebpf require"))
-        }
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
+            let error = anyhow::Error::from(error);
+            let refusal = rights.explain_refusal(&format!("{error:#}"));
+            if config.ebpf == EbpfMode::Require {
+                let why = rights.missing_for_ebpf().or(refusal);
+                let error = why.into_iter().fold(error, anyhow::Error::context);
+                return Err(error.context("eBPF is required by --ebpf require"));
+            }
+            let error = refusal.into_iter().fold(error, anyhow::Error::context);
+            warn!(error = &*error as &dyn std::error::Error, "no eBPF: inotify, pidfds and scans discover alone");
             Ok(None)
         }
+    }
+}
+
+/// Programs that were refused, where that leaves execs or ends to others.
+fn say_what_is_not_seen(watch: &EbpfWatch, rights: &Rights) {
+    for feature in ["exec", "exit"].into_iter().filter(|feature| !watch.sees(feature)) {
+        let of_feature = watch.programs().iter().filter(|program| program.feature == feature);
+        let reasons: Vec<&str> = of_feature.map(|program| program.reason.as_str()).collect();
+        let reasons = reasons.join("; ");
+        let refusal = rights.explain_refusal(&reasons).unwrap_or_default();
+        warn!(feature, reasons, refusal, "eBPF does not see this: pidfds and scans do, later");
     }
 }
 

@@ -6,6 +6,7 @@ mod host;
 mod kernel;
 mod memory;
 mod page;
+mod rights;
 mod suspects;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use guest::GuestCollector;
 use host::{Accountant, News};
 use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
+use rights::Rights;
 use suspects::Suspects;
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
@@ -71,7 +73,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let suspects = Suspects::default();
 
-    let kernel = start_ebpf(&config, &own).await?;
+    let rights = Rights::read(&config.host);
+    rights.report(&config);
+    let kernel = start_ebpf(&config, &rights, &own).await?;
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };

@@ -22,6 +22,8 @@ use crate::sandbox::Pid;
 const ARGUMENT_BYTES: u64 = 16 * 1024;
 /// The same in arguments: each costs an allocation, also an empty one.
 const MAX_ARGUMENTS: usize = 256;
+/// The kernel's first thread, the parent of its others.
+const KTHREADD: Pid = Pid(2);
 
 /// One process as it was at one moment, without its arguments; `start_ticks` tells whether it is still the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,12 +161,14 @@ pub fn read_mount_namespace(host: &HostPaths, pid: Pid) -> Option<u64> {
 /// The mount namespace of the host: that of process 1. Where that may not be looked at, that of kthreadd, which the
 /// kernel itself started before there was any other.
 pub fn read_host_mount_namespace(host: &HostPaths) -> Option<u64> {
-    read_mount_namespace(host, Pid(1)).or_else(|| {
-        let kthreadd = Pid(2);
-        let is_kthreadd = std::fs::read(host.proc_file(kthreadd, "comm")).is_ok_and(|comm| comm == b"kthreadd\n")
-            && read_stat(host, kthreadd).is_ok_and(|(parent, _)| parent == Pid(0));
-        is_kthreadd.then(|| read_mount_namespace(host, kthreadd)).flatten()
-    })
+    read_mount_namespace(host, Pid(1))
+        .or_else(|| sees_kernel_threads(host).then(|| read_mount_namespace(host, KTHREADD)).flatten())
+}
+
+/// Whether this procfs is that of the first pid namespace, in which the kernel's own threads are.
+pub fn sees_kernel_threads(host: &HostPaths) -> bool {
+    std::fs::read(host.proc_file(KTHREADD, "comm")).is_ok_and(|comm| comm == b"kthreadd\n")
+        && read_stat(host, KTHREADD).is_ok_and(|(parent, _)| parent == Pid(0))
 }
 
 fn parse_namespace(target: &Path) -> Option<u64> {

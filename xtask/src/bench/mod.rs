@@ -2,6 +2,7 @@
 //! missed is said and is no error: these machines are noisy, and a figure is read beside its spread.
 
 mod kernel;
+mod limited;
 mod runs;
 mod storms;
 
@@ -29,6 +30,9 @@ pub struct Options {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Measure what is in target/release as it is, without building.
+    #[arg(long)]
+    built: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -39,11 +43,14 @@ enum Part {
     Sandboxes,
     Containers,
     Host,
+    Limited,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    build::run()?;
-    steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    if !options.built {
+        build::run()?;
+        steps::run(&mut cargo(&["build", "--release", "--package", "kata-pulse-sim"]))?;
+    }
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     if wanted(Part::Discovery) {
         runs::discovery()?;
@@ -62,6 +69,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Host) {
         host(options)?;
+    }
+    if wanted(Part::Limited) {
+        limited::run()?;
     }
     Ok(())
 }
