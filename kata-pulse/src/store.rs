@@ -108,11 +108,10 @@ impl Reading {
     fn guest_cannot_be_had(&self) -> bool {
         use SourceState::{Denied, Off, Unsafe, Unsupported};
         let state = |source| self.sources[index(source)].state;
-        match (state(Source::Shim), state(Source::Agent)) {
-            (Some(Denied | Unsupported | Off), _) => true,
-            (Some(Unsafe), Some(Denied | Unsupported)) => true,
-            _ => false,
-        }
+        matches!(
+            (state(Source::Shim), state(Source::Agent)),
+            (Some(Denied | Unsupported | Off), _) | (Some(Unsafe), Some(Denied | Unsupported))
+        )
     }
 }
 

@@ -188,7 +188,6 @@ fn start_accounting(
 
 /// Takes batches to the registry and measures how late they are. Of a sandbox that began and ended within one batch, the
 /// ledger sees both.
-#[expect(clippy::too_many_arguments, reason = "wiring")]
 async fn publish(
     mut batches: mpsc::Receiver<Batch>,
     registry: Registry,

@@ -38,7 +38,6 @@ impl Selection {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a page is made of")]
 /// Writes every wanted family once, in name order, in which `foreign` is too. `named` filters by name.
 /// `expected`: the size of the last such page, or 0.
 pub fn render(

@@ -66,8 +66,7 @@ async fn run(mut node: SimulatedNode, pace: &Pace) {
     }
     node.restart();
     let before: Vec<usize> = started.iter().map(|(_, prometheus)| prometheus.scrapes(pace)).collect();
-    let mut waited = SCRAPES;
-    for attempt in 1..=ATTEMPTS {
+    for (waited, attempt) in (SCRAPES..).zip(1..=ATTEMPTS) {
         for ((setup, prometheus), before) in started.iter().zip(&before) {
             prometheus.until_scraped(setup.targets(), before + waited, pace).await;
         }
@@ -79,7 +78,6 @@ async fn run(mut node: SimulatedNode, pace: &Pace) {
         // it has left their windows.
         println!("attempt {attempt} of {ATTEMPTS}: {}", complaints.join("\n"));
         assert!(attempt < ATTEMPTS, "{}", complaints.join("\n"));
-        waited += 1;
     }
     assert_eq!(node.harm(), (0, 0), "shims killed, questions to every shim");
 }

@@ -211,7 +211,7 @@ pub fn details_of_status(json: &[u8]) -> Option<Details> {
         if let Some(parent) = linux.cgroup_parent.filter(|parent| is_cgroup(parent)) {
             details.cgroup_parent = Some(parent);
         }
-        details.overhead = linux.overhead.map(LinuxResources::as_overhead).unwrap_or(details.overhead);
+        details.overhead = linux.overhead.map(LinuxResources::into_overhead).unwrap_or(details.overhead);
     }
     Some(details)
 }
@@ -230,7 +230,7 @@ pub fn overhead_of_metadata(json: &[u8]) -> Overhead {
     }
     let config = serde_json::from_slice::<Versioned>(json).ok().and_then(|known| known.metadata?.config);
     let sent = config.and_then(|config| config.linux?.overhead);
-    sent.map(LinuxResources::as_overhead).unwrap_or_default()
+    sent.map(LinuxResources::into_overhead).unwrap_or_default()
 }
 
 /// The kubelet's own words: CRI's PodSandboxConfig.
@@ -256,7 +256,7 @@ struct LinuxResources {
 }
 
 impl LinuxResources {
-    fn as_overhead(self) -> Overhead {
+    fn into_overhead(self) -> Overhead {
         let by_quota = self.cpu_quota.checked_mul(1000).filter(|_| self.cpu_quota > 0 && self.cpu_period > 0);
         let by_shares = self.cpu_shares.checked_mul(1000).filter(|_| self.cpu_shares > 0);
         Overhead {
@@ -279,7 +279,7 @@ fn details(spec: Spec) -> Option<Details> {
     let overhead = annotation("io.kubernetes.cri-o.PodLinuxOverhead")
         .or_else(|| annotation("pod-linux-overhead.crio.io"))
         .and_then(|json| serde_json::from_str::<LinuxResources>(&json).ok());
-    let overhead = overhead.map(LinuxResources::as_overhead).unwrap_or_default();
+    let overhead = overhead.map(LinuxResources::into_overhead).unwrap_or_default();
     Some(Details { cgroup_parent, runtime_handler, overhead })
 }
 

@@ -84,6 +84,8 @@ impl Ends {
         match hint.source {
             EventSource::Ebpf if self.sight.releases && !exit.account_is_final => RELEASE_GRACE,
             EventSource::Scan if self.sight.exits => SCAN_GRACE,
+            // On a busy machine the kernel's record, which has the signal, may be read later than the end is noticed.
+            EventSource::Pidfd if self.sight.exits && exit.status.is_none() => SCAN_GRACE,
             _ => Duration::ZERO,
         }
     }
