@@ -46,8 +46,12 @@ impl Agent {
                 break rest.split('"').next().unwrap().to_owned();
             }
         };
-        // A log that nobody reads would stop the agent.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        // A log that nobody reads would stop the agent. `KATA_PULSE_SHOW_LOG=1` shows it.
+        let is_shown = std::env::var_os("KATA_PULSE_SHOW_LOG").is_some();
+        std::thread::spawn(move || match is_shown {
+            true => std::io::copy(&mut log, &mut std::io::stderr()),
+            false => std::io::copy(&mut log, &mut std::io::sink()),
+        });
         Self { child, address }
     }
 

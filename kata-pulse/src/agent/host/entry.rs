@@ -207,7 +207,7 @@ impl Entry {
         self.book.get_or_insert(book);
     }
 
-    pub fn may_be_closed(&mut self) -> bool {
+    pub fn may_be_closed(&self) -> bool {
         self.book.is_some()
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Accountant {
     /// Something in the ledger is not on the page yet.
     is_dirty: bool,
     seen: Snapshot,
+    /// One that has ended waits for its book.
+    is_ending: bool,
     orphans_at: Instant,
 }
 
@@ -125,6 +127,7 @@ impl Accountant {
             nameless: Vec::new(),
             is_dirty: false,
             seen,
+            is_ending: false,
             orphans_at,
         }
     }
@@ -209,7 +212,7 @@ impl Accountant {
             self.name_the_ended();
         }
         let snapshot = self.registry.snapshot();
-        if !Arc::ptr_eq(&snapshot, &self.seen) {
+        if self.is_ending || !Arc::ptr_eq(&snapshot, &self.seen) {
             self.compare(&snapshot);
             self.seen = snapshot;
         }
@@ -231,11 +234,12 @@ impl Accountant {
                 None => gone.push(id.clone()),
             }
         }
-        for id in gone {
-            // A book that is lent comes back first.
-            if self.entries.get_mut(&id).is_some_and(Entry::may_be_closed)
-                && let Some(entry) = self.entries.remove(&id)
-            {
+        // A book that is lent comes back first.
+        let (closed, lent): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|id| self.entries.get(id).is_some_and(Entry::may_be_closed));
+        self.is_ending = !lent.is_empty();
+        for id in closed {
+            if let Some(entry) = self.entries.remove(&id) {
                 self.close(&id, entry);
             }
         }
