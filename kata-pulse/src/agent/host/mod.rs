@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::suspects::Suspects;
 use crate::account::{NamespaceBook, count_orphans};
@@ -161,7 +161,8 @@ impl Accountant {
         for event in news.events.iter() {
             let id = match &event.change {
                 Change::Appeared(appeared) => {
-                    let existed = news.is_first_scan || self.is_older(appeared.created_unix_ms);
+                    // One that was made while the agent looked around for the first time is new all the same.
+                    let existed = self.is_older(appeared.created_unix_ms).unwrap_or(news.is_first_scan);
                     self.begin(&appeared.id, appeared.inode, existed);
                     continue;
                 }
@@ -201,9 +202,9 @@ impl Accountant {
     }
 
     /// Made before this agent began.
-    fn is_older(&self, created_unix_ms: Option<u64>) -> bool {
-        let created = created_unix_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
-        created.is_some_and(|created| created < self.endings.agent_began())
+    fn is_older(&self, created_unix_ms: Option<u64>) -> Option<bool> {
+        let created = UNIX_EPOCH + Duration::from_millis(created_unix_ms?);
+        Some(created < self.endings.agent_began())
     }
 
     /// Once in a while: what the registry knows, what has ended, what the page shows.
@@ -348,8 +349,9 @@ impl Accountant {
         self.namespaces.apply(id, entry.inode, &namespace, entry.contribution());
         self.namespaces.forget(id, entry.inode);
         self.own.sandbox_ended(last.sandbox.vmm.map_or("", |vmm| vmm.as_str()), last.end.cause);
-        tracing::info!(
+        info!(
             sandbox_id = %id,
+            namespace,
             cause = last.end.cause,
             signal = last.end.signal,
             exit_code = last.end.exit_code,
