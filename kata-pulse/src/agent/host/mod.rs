@@ -218,12 +218,16 @@ impl Accountant {
             self.seen = snapshot;
         }
         self.is_dirty |= self.endings.expire(Instant::now());
-        if std::mem::take(&mut self.is_dirty) {
-            self.store.put_ledger(self.namespaces.totals(), self.endings.shown());
-        }
+        self.show_ledger();
         if self.orphans_at.elapsed() >= ORPHANS_EVERY {
             self.orphans_at = Instant::now();
             self.show_orphans();
+        }
+    }
+
+    fn show_ledger(&mut self) {
+        if std::mem::take(&mut self.is_dirty) {
+            self.store.put_ledger(self.namespaces.totals(), self.endings.shown());
         }
     }
 
@@ -313,6 +317,8 @@ impl Accountant {
         // Reading took a moment in which some of them may have ended.
         let snapshot = self.registry.snapshot();
         all.retain(|new| snapshot.get(&new.id).is_some_and(|sandbox| sandbox.directory_inode == new.inode));
+        // No page shows a sandbox's numbers without its namespace's.
+        self.show_ledger();
         self.store.put_host(all, SystemTime::now());
     }
 
