@@ -75,6 +75,10 @@ pub fn device_of(file: &Path) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
+/// A machine boots in three seconds, on a busy host in fifteen.
+const BOOT_PATIENCE: Duration = Duration::from_secs(40);
+const ATTEMPTS: u64 = 3;
+
 /// A machine that has booted.
 pub struct Running {
     pub id: String,
@@ -83,6 +87,7 @@ pub struct Running {
 }
 
 impl Running {
+    /// An emulated machine now and then says nothing at all after its start: another one is made then.
     pub async fn start(
         host: &Host,
         boot: &Boot,
@@ -90,6 +95,23 @@ impl Running {
         disk: Option<Disk>,
         network: Option<&PodNetwork>,
     ) -> Self {
+        let mut said = String::new();
+        for attempt in 0..ATTEMPTS {
+            match Self::try_start(host, boot, number + attempt * 1000, disk.clone(), network).await {
+                Ok(running) => return running,
+                Err(error) => said = format!("{said}\n{error}"),
+            }
+        }
+        panic!("no machine boots: {said}");
+    }
+
+    async fn try_start(
+        host: &Host,
+        boot: &Boot,
+        number: u64,
+        disk: Option<Disk>,
+        network: Option<&PodNetwork>,
+    ) -> std::io::Result<Self> {
         let mut spec: SandboxSpec = host.pod(number, "go-qemu", NAMESPACE);
         let (id, path) = (spec.id.clone(), host.root.join(format!("console{number}")));
         let mut console = Console::listen(&path).unwrap();
@@ -105,11 +127,15 @@ impl Running {
         spec.processes.as_mut().unwrap().machine = Some(machine.command());
         let started = Instant::now();
         host.node.create(spec).await.unwrap();
-        console.boot(PATIENCE).unwrap();
+        if let Err(error) = console.boot(BOOT_PATIENCE) {
+            println!("machine {number} does not boot: {error}");
+            host.node.remove(&id).await.unwrap();
+            return Err(error);
+        }
         let vmm = host.node.pids(&id).unwrap()["vmm"];
         println!("machine {number} obeys {:?} after its start, pid {vmm}", started.elapsed());
         host.settle(|page| page.sum("kata_sandbox_info", &[("sandbox_id", &id)]).is_some()).await;
-        Self { id, vmm, console }
+        Ok(Self { id, vmm, console })
     }
 
     pub fn run(&mut self, line: &str) -> String {
