@@ -11,12 +11,12 @@ use kata_pulse_common::{COUNT_FAULTS, FLAG_ACCOUNT, FLAG_ACCOUNT_CUT, FLAG_ACCOU
 
 use crate::{
     maps::{
-        HAS_ACCOUNT, HAS_ACCOUNT_IO, O_SIGNAL_GTIME, O_SIGNAL_MAJ_FLT, O_SIGNAL_MAXRSS,
-        O_SIGNAL_MIN_FLT, O_SIGNAL_NIVCSW, O_SIGNAL_NVCSW, O_SIGNAL_READ, O_SIGNAL_RUNTIME, O_SIGNAL_STATS_SEQ,
-        O_SIGNAL_STIME, O_SIGNAL_SYSCR, O_SIGNAL_SYSCW, O_SIGNAL_THREADS, O_SIGNAL_TOLD_STIME, O_SIGNAL_TOLD_UTIME,
-        O_SIGNAL_UTIME, O_SIGNAL_WRITE, O_TASK_GTIME, O_TASK_MAJ_FLT, O_TASK_MIN_FLT, O_TASK_NIVCSW,
-        O_TASK_NVCSW, O_TASK_READ, O_TASK_RUNTIME, O_TASK_SIGNAL, O_TASK_STIME, O_TASK_SYSCR, O_TASK_SYSCW,
-        O_TASK_THREAD_NODE, O_TASK_UTIME, O_TASK_WRITE, count,
+        HAS_ACCOUNT, HAS_ACCOUNT_IO, O_SIGNAL_GTIME, O_SIGNAL_MAJ_FLT, O_SIGNAL_MAXRSS, O_SIGNAL_MIN_FLT,
+        O_SIGNAL_NIVCSW, O_SIGNAL_NVCSW, O_SIGNAL_READ, O_SIGNAL_RUNTIME, O_SIGNAL_STATS_SEQ, O_SIGNAL_STIME,
+        O_SIGNAL_SYSCR, O_SIGNAL_SYSCW, O_SIGNAL_THREADS, O_SIGNAL_TOLD_STIME, O_SIGNAL_TOLD_UTIME, O_SIGNAL_UTIME,
+        O_SIGNAL_WRITE, O_TASK_GTIME, O_TASK_MAJ_FLT, O_TASK_MIN_FLT, O_TASK_NIVCSW, O_TASK_NVCSW, O_TASK_READ,
+        O_TASK_RUNTIME, O_TASK_SIGNAL, O_TASK_STIME, O_TASK_SYSCR, O_TASK_SYSCW, O_TASK_THREAD_NODE, O_TASK_UTIME,
+        O_TASK_WRITE, count,
     },
     task::field,
 };
@@ -60,9 +60,9 @@ impl Sum {
     fn number(&mut self, base: u64, offset: &Global<u32>) -> u64 {
         let mut value = 0u64;
         // SAFETY: eight bytes into a u64; the helper checks the source.
-        self.faults |= unsafe {
-            bpf_probe_read_kernel((&raw mut value).cast(), 8, (base + u64::from(offset.load())) as *const _)
-        } as i64;
+        self.faults |=
+            unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, (base + u64::from(offset.load())) as *const _) }
+                as i64;
         value
     }
 

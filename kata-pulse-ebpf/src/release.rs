@@ -1,6 +1,8 @@
 //! The release of a process that was tracked to its end: its account is complete then.
 
-use kata_pulse_common::{COMM_BYTES, FLAG_EXIT_CODE, FLAG_HOST, KIND_RELEASED, PROGRAM_OTHER, ProcessEvent, RawAccount};
+use kata_pulse_common::{
+    COMM_BYTES, FLAG_EXIT_CODE, FLAG_HOST, KIND_RELEASED, PROGRAM_OTHER, ProcessEvent, RawAccount,
+};
 
 use crate::{
     account::{self, Sum},

@@ -41,7 +41,7 @@ async fn names_from_a_real_containerd_appear_survive_its_restart_and_disappear()
         containerd.remove_pod(id).await.unwrap();
         fs::remove_dir(base.join(id)).unwrap();
     }
-    agent.until("none left", |page| !page.contains("kata_sandbox_info{")).await;
+    agent.until("none left", |page| !page.contains("kata_pulse_sandboxes{")).await;
     drop(containerd);
     fs::remove_dir_all(&root).unwrap();
 }

@@ -135,7 +135,7 @@ async fn of_a_hundred_pods_five_hang_and_nobody_else_notices() {
     for pod in &pods {
         containerd.remove_pod(&pod.sandbox).await.unwrap();
     }
-    agent.until("none left", |page| !page.contains("kata_sandbox_info{")).await;
+    agent.until("none left", |page| !page.contains("kata_pulse_sandboxes{")).await;
     drop(containerd);
     fs::remove_dir_all(&root).unwrap();
 }

@@ -82,7 +82,7 @@ async fn sandboxes_become_series_and_a_shim_that_would_die_is_never_asked() {
     for id in &ids {
         node.remove(id).await.unwrap();
     }
-    agent.until("none left", |page| !page.contains("kata_sandbox_info{")).await;
+    agent.until("none left", |page| !page.contains("kata_pulse_sandboxes{")).await;
     cri.stop().await;
     std::fs::remove_dir_all(&root).unwrap();
 }

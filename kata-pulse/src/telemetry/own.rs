@@ -182,6 +182,11 @@ impl Own {
         raise(&self.0.ebpf_run.get_or_create(&labels), run.as_secs_f64());
     }
 
+    /// What programs have counted so far, by their group where they count together.
+    pub fn ebpf_events(&self, program: &'static str, events: u64) {
+        self.0.ebpf_events.get_or_create(&vec![("program", program.into())]).inner().fetch_max(events, Ordering::Relaxed);
+    }
+
     pub fn leftovers(&self, kind: &'static str, count: usize) {
         set(&self.0.leftovers.get_or_create(&vec![("kind", kind.into())]), count as u64);
     }

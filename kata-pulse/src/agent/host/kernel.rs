@@ -54,7 +54,9 @@ pub fn show(view: &KernelView, own: &Own, lost_before: &mut u64) {
             own.ebpf_program_totals(program.name, runs, Duration::from_secs_f64(seconds.max(0.0)));
         }
     }
-    let lost = view.counted().iter().map(|counted| counted.lost).sum::<u64>();
+    let counted = view.counted();
+    counted.iter().for_each(|counted| own.ebpf_events(counted.group.as_str(), counted.accounted));
+    let lost = counted.iter().map(|counted| counted.lost).sum::<u64>();
     own.limited("kernel_counts", lost.saturating_sub(std::mem::replace(lost_before, lost)));
 }
 
