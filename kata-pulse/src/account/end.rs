@@ -1,6 +1,6 @@
 //! How a sandbox ended: by what died first. In: what was seen of its end. Out: a cause, with signal or code.
 
-use crate::sandbox::{ExitStatus, ProcessRole};
+use crate::sandbox::{ExitStatus, Pid, ProcessRole};
 
 const SIGKILL: u8 = 9;
 const SIGTERM: u8 = 15;
@@ -10,6 +10,7 @@ const TOGETHER_SECONDS: f64 = 2.0;
 /// One process of the sandbox that ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Death {
+    pub pid: Pid,
     pub role: ProcessRole,
     pub status: Option<ExitStatus>,
     /// Seconds since boot.
@@ -29,6 +30,17 @@ pub struct EndEvidence {
     pub guest_hung: bool,
 }
 
+impl EndEvidence {
+    pub fn died(&mut self, death: Death) {
+        self.deaths.push(death);
+    }
+
+    /// A process goes on as another program: what looked like its end was none.
+    pub fn lives(&mut self, pid: Pid) {
+        self.deaths.retain(|death| death.pid != pid || death.status.is_some());
+    }
+}
+
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct End {
@@ -38,7 +50,8 @@ pub struct End {
 
 pub fn judge(evidence: &EndEvidence) -> End {
     let end = |cause, status| End { cause, status };
-    if let Some(victim) = evidence.deaths.iter().find(|death| death.by_oom) {
+    let victims = || evidence.deaths.iter().filter(|death| death.by_oom);
+    if let Some(victim) = victims().find(|death| death.status.is_some()).or_else(|| victims().next()) {
         return end("oom", victim.status);
     }
     let Some(first) = first_of(evidence) else { return end("unknown", None) };
@@ -77,7 +90,7 @@ mod tests {
     use ProcessRole::{Shim, Virtiofsd, Vmm};
 
     fn death(role: ProcessRole, status: ExitStatus, at: f64) -> Death {
-        Death { role, status: Some(status), at, by_oom: false }
+        Death { pid: Pid(7), role, status: Some(status), at, by_oom: false }
     }
 
     fn cause(evidence: &EndEvidence) -> &'static str {
@@ -123,6 +136,17 @@ mod tests {
         let victim = Death { by_oom: true, ..deaths[0] };
         let end = judge(&EndEvidence { guest_hung: true, told_to_stop: true, ..of(&[victim]) });
         assert_eq!(end, End { cause: "oom", status: Some(ExitStatus::Signal(9)) });
+    }
+
+    #[test]
+    fn a_process_that_becomes_another_program_has_not_died() {
+        let mut evidence = of(&[Death { status: None, ..death(Shim, ExitStatus::Code(0), 0.5) }]);
+        evidence.lives(Pid(8));
+        assert_eq!(evidence.deaths.len(), 1);
+        evidence.lives(Pid(7));
+        evidence.died(death(Vmm, ExitStatus::Signal(9), 1.0));
+        evidence.lives(Pid(7));
+        assert_eq!(cause(&evidence), "vmm");
     }
 
     #[test]

@@ -184,7 +184,11 @@ impl Own {
 
     /// What programs have counted so far, by their group where they count together.
     pub fn ebpf_events(&self, program: &'static str, events: u64) {
-        self.0.ebpf_events.get_or_create(&vec![("program", program.into())]).inner().fetch_max(events, Ordering::Relaxed);
+        self.0
+            .ebpf_events
+            .get_or_create(&vec![("program", program.into())])
+            .inner()
+            .fetch_max(events, Ordering::Relaxed);
     }
 
     pub fn leftovers(&self, kind: &'static str, count: usize) {

@@ -125,6 +125,7 @@ impl Entry {
     pub fn process_started(&mut self, found: &ProcessFound, event: &DiscoveryEvent) {
         self.had_process = true;
         self.due = Instant::now();
+        self.evidence.lives(found.process.pid);
         if let Some(watched) = &self.watched {
             watched.process_started(&found.process);
         }
@@ -154,7 +155,7 @@ impl Entry {
             watched.process_ended(process);
         }
         let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
-        self.evidence.deaths.push(Death { role: process.role, status: exit.status, at, by_oom: false });
+        self.evidence.died(Death { pid: process.pid, role: process.role, status: exit.status, at, by_oom: false });
         if let Some(account) = &exit.account {
             self.peak_bytes = self.peak_bytes.max(account.peak_rss_bytes);
         }
