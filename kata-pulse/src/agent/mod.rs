@@ -12,7 +12,7 @@ mod suspects;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -36,7 +36,7 @@ use crate::telemetry::{self, Own};
 use crate::{serve, version};
 use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
-use host::{Accountant, News};
+use host::{Accountant, Endings, News};
 use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
 use rights::Rights;
@@ -176,12 +176,14 @@ fn start_accounting(
         }
     };
     let (sender, news) = mpsc::channel(1024);
+    let began = SystemTime::now();
     let (config, own, registry, store) = (config.clone(), own.clone(), registry.clone(), store.clone());
     tasks.spawn("host accounting", async move {
         // Meanwhile news wait: discovery and the first page do not.
         let kernel = host::start_kernel(&config, &own).await;
-        let (interval, retention) = (config.host_interval, config.ended_retention);
-        Accountant::new(registry, store, own, suspects, reader, kernel, interval, retention).run(news).await;
+        let endings = Endings::new(config.ended_retention, began);
+        let accountant = Accountant::new(registry, store, own, suspects, reader, kernel, config.host_interval, endings);
+        accountant.run(news).await;
     });
     Some(sender)
 }

@@ -10,7 +10,7 @@ use crate::store::Ended;
 const MAX_SHOWN: usize = 5000;
 
 #[derive(Debug)]
-pub(super) struct Endings {
+pub(in crate::agent) struct Endings {
     agent_began: SystemTime,
     retention: Duration,
     kept: VecDeque<(Instant, Ended)>,
@@ -19,9 +19,9 @@ pub(super) struct Endings {
 }
 
 impl Endings {
-    pub fn new(retention: Duration) -> Self {
+    pub fn new(retention: Duration, agent_began: SystemTime) -> Self {
         let (kept, shown) = (VecDeque::new(), Arc::default());
-        Self { agent_began: SystemTime::now(), retention, kept, shown, is_stale: false }
+        Self { agent_began, retention, kept, shown, is_stale: false }
     }
 
     pub fn agent_began(&self) -> SystemTime {

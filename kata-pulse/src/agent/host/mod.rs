@@ -25,7 +25,7 @@ use crate::registry::Registry;
 use crate::sandbox::{Change, DiscoveryEvent, Sandbox, SandboxId, Snapshot, Source, SourceState};
 use crate::store::{Ended, HostNumbers, Store, index};
 use crate::telemetry::Own;
-use ending::Endings;
+pub(super) use ending::Endings;
 use entry::Entry;
 use kernel::Watched;
 pub(super) use kernel::start as start_kernel;
@@ -106,9 +106,9 @@ impl Accountant {
         reader: HostReader,
         kernel: Option<Arc<KernelView>>,
         interval: Duration,
-        retention: Duration,
+        endings: Endings,
     ) -> Self {
-        let (endings, reader) = (Endings::new(retention), Arc::new(reader));
+        let reader = Arc::new(reader);
         let (entries, namespaces, seen) = (HashMap::new(), NamespaceBook::default(), Snapshot::default());
         let (orphans_at, kernel_due) = (Instant::now(), Instant::now());
         Self {
