@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -37,6 +37,19 @@ struct Hold {
     channel: Option<Channel>,
     /// The program, then what ends with it.
     pidfds: Vec<OwnedFd>,
+}
+
+/// A program that was written a moment ago may still be open in a child that another thread was just making.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let started = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A running shim and the helpers it started.
@@ -81,7 +94,8 @@ impl ShimProcess {
     pub(crate) fn alone(command: &mut Command) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let (life, output) = UnixStream::pair()?;
-        let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::from(OwnedFd::from(output))).spawn()?;
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::from(OwnedFd::from(output)));
+        let child = spawn(command)?;
         // The command keeps its copies of the shim's ends until others take their place.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let (held, helpers) = (BTreeMap::new(), BTreeMap::new());

@@ -132,6 +132,10 @@ impl Store {
         entry.reading.guest = Some(Arc::new(guest));
         entry.reading.guest_from = Some(source);
         entry.reading.pod_source.get_or_insert(PodSource::Guest);
+        if source == Source::Shim {
+            // The other door was for as long as the shim was not to be asked.
+            entry.reading.sources[index(Source::Agent)] = SourceReading::default();
+        }
         entry.reading.sources[index(source)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
         self.changed();
         dropped
@@ -318,6 +322,15 @@ mod tests {
         assert!(store.reading(&id()).unwrap().stats.is_some());
         store.put_state(&id(), 1, Source::Agent, SourceState::Denied);
         assert!(store.reading(&id()).unwrap().stats.is_none());
+    }
+
+    #[test]
+    fn a_shim_that_may_be_asked_shuts_the_other_door() {
+        let store = Store::default();
+        put(&store, 1, Source::Agent);
+        assert_eq!(store.reading(&id()).unwrap().sources[index(Source::Agent)].state, Some(SourceState::Ok));
+        put(&store, 1, Source::Shim);
+        assert_eq!(store.reading(&id()).unwrap().sources[index(Source::Agent)], SourceReading::default());
     }
 
     #[test]
