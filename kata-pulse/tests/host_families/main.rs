@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod amounts;
+mod closed;
 #[path = "../support/host.rs"]
 mod host;
 mod living;
