@@ -47,7 +47,9 @@ async fn counters_go_on_with_another_vmm_under_the_same_sandbox() {
     let id = spec.id.clone();
     host.node.create(spec).await.unwrap();
     let of = Of(&id);
-    let (mut findings, mut last) = (Findings::default(), host.page());
+    // The agent's programs may be a while in coming when those of the test before are just going.
+    let known = host.settle(|page| vmm_cpu(&of, page).is_some()).await;
+    let (mut findings, mut last) = (Findings::default(), known);
     let first = host.node.pids(&id).unwrap()["vmm"];
     work(&host, &id, &mut last, &mut findings).await;
     let of_first = vmm_cpu(&of, &last);
