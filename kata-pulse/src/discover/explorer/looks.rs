@@ -129,6 +129,15 @@ impl Looks {
         }
     }
 
+    /// A process has become one of Kata's programs: what was told before as its end, that it became another one, was a
+    /// step on the way.
+    pub fn lives_on(&mut self, pid: Pid) {
+        if let Some(kept) = self.under_way.get_mut(&pid) {
+            *kept = None;
+        }
+        self.waiting.iter_mut().filter(|(subject, _)| subject.outline.pid == pid).for_each(|(_, kept)| *kept = None);
+    }
+
     pub fn finish(&mut self, looked: Looked) -> Done {
         let ended = self.under_way.remove(&looked.pid).flatten();
         Done { pid: looked.pid, hint: looked.hint, facts: looked.facts, is_gone: looked.is_gone, ended }

@@ -28,6 +28,7 @@ impl Explorer {
                 self.become_stranger(Pid(process.pid), hint);
             }
             KernelEvent::Exec { process, file, argv, .. } => {
+                self.looks.lives_on(Pid(process.pid));
                 if self.is_refused_unseen(process, file, argv) {
                     self.refuse(Pid(process.pid), process.start_boot_ns / NS_PER_TICK);
                 } else {

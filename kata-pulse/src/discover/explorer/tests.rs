@@ -160,6 +160,25 @@ async fn a_pid_that_another_process_has_now_ends_the_old_one() {
 }
 
 #[tokio::test]
+async fn a_program_on_the_way_to_a_vmm_is_not_its_end() {
+    let mut lab = Lab::new(Sight { exits: true, ..Sight::default() });
+    std::fs::create_dir(lab.host.bases[0].path.join("aa")).unwrap();
+    lab.explorer.directory_made(0, b"aa");
+    process(&lab.host, 10, 1, 50, VMM, HOST);
+    let one = || told(10, 1, 50, Origin::Host);
+    // It is being looked at when the kernel tells of a wrapper, and then of the VMM.
+    lab.explorer.kernel_said(&exec(one(), VMM));
+    let wrapper =
+        KernelEvent::Exec { process: one(), program: Program::Other, file: b"/sbin/ip".to_vec(), argv: vec![] };
+    lab.explorer.kernel_said(&wrapper);
+    lab.explorer.kernel_said(&exec(one(), VMM));
+    lab.look().await;
+    lab.look().await;
+    assert_eq!(lab.members(), [("aa".to_owned(), 10)]);
+    assert_eq!(lab.explorer.next_event(), None, "no end is held back");
+}
+
+#[tokio::test]
 async fn a_pid_in_a_state_file_is_believed_of_a_process_that_is_older_than_the_file() {
     let mut lab = Lab::new(Sight::default());
     let in_a_minute = clock::to_ticks(clock::boot_now()) + 6000;
