@@ -25,6 +25,9 @@ fn descriptions() -> Vec<PathBuf> {
     files
 }
 
+/// A look takes some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Short, since sockets lie below it.
 fn short_root() -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -58,6 +61,14 @@ async fn discovered(host: &Host) -> (Vec<String>, Vec<String>) {
         if batch.first_scan {
             break;
         }
+    }
+    // Whom a state file names is looked at after the scan.
+    let expected: usize = host.expected.iter().map(|line| line.matches('@').count()).sum();
+    let found =
+        |registry: &Registry| registry.snapshot().values().map(|sandbox| sandbox.processes.len()).sum::<usize>();
+    while found(&registry) < expected {
+        let Ok(Some(batch)) = tokio::time::timeout(PATIENCE, batches.recv()).await else { break };
+        registry.apply(&batch.events, Instant::now());
     }
     drop(batches);
     running.await.unwrap();
