@@ -36,7 +36,7 @@ RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target 
     cd kata-pulse-ebpf \
     && RUSTC_BOOTSTRAP=1 cargo build --release --locked --target bpfel-unknown-none -Z build-std=core \
     && mkdir /bpf \
-    && for object in kata-pulse-ebpf kata-pulse-ebpf-plain; do \
+    && for object in kata-pulse-ebpf kata-pulse-ebpf-plain kata-pulse-ebpf-account kata-pulse-ebpf-account-plain; do \
         /usr/lib/llvm-22/bin/llvm-strip -g /target/bpfel-unknown-none/release/$object -o /bpf/$object || exit 1; \
     done
 
