@@ -384,12 +384,12 @@ mod tests {
     fn a_ledger_that_says_nothing_new_is_no_change() {
         let store = Store::default();
         let ended = Arc::new(Vec::new());
-        let total = NamespaceStats { namespace: "shop".into(), cpu_seconds: 1.0, ..NamespaceStats::default() };
+        let total = NamespaceStats { namespace: "shop".into(), cpu_seconds: Some(1.0), ..NamespaceStats::default() };
         store.put_ledger(vec![total.clone()], ended.clone());
         let before = store.generation();
         store.put_ledger(vec![total], ended);
         assert_eq!(store.generation(), before);
-        assert_eq!(store.namespaces()[0].cpu_seconds, 1.0);
+        assert_eq!(store.namespaces()[0].cpu_seconds, Some(1.0));
     }
 
     #[test]

@@ -10,15 +10,16 @@ const MAX_NAMESPACES: usize = 4096;
 /// As many as a pod may have; a machine that makes ever new ones is not followed.
 const MAX_INTERFACES: usize = 64;
 
-/// What one sandbox has used since it or the agent began, whichever was later.
+/// What one sandbox has used since it or the agent began, whichever was later; `None` is what was not read yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Contribution {
-    pub cpu_seconds: f64,
-    pub memory_byte_seconds: f64,
-    pub received_bytes: f64,
-    pub transmitted_bytes: f64,
-    pub read_bytes: f64,
-    pub written_bytes: f64,
+    pub cpu_seconds: Option<f64>,
+    pub memory_byte_seconds: Option<f64>,
+    pub received_bytes: Option<f64>,
+    pub transmitted_bytes: Option<f64>,
+    pub read_bytes: Option<f64>,
+    pub written_bytes: Option<f64>,
+    /// 1, unless it was there before the agent.
     pub started: f64,
 }
 
@@ -37,19 +38,21 @@ impl NamespaceBook {
         let namespace = if full { "" } else { namespace };
         let total = self.totals.entry(namespace.to_owned()).or_default();
         namespace.clone_into(&mut total.namespace);
-        let mut add = |sum: fn(&mut NamespaceStats) -> &mut f64, field: fn(&mut Contribution) -> &mut f64| {
-            let (mut new, old) = (now, field(before));
-            let new = *field(&mut new);
-            *sum(total) += (new - *old).max(0.0);
-            *old = old.max(new);
-        };
-        add(|sum| &mut sum.cpu_seconds, |of| &mut of.cpu_seconds);
-        add(|sum| &mut sum.memory_byte_seconds, |of| &mut of.memory_byte_seconds);
-        add(|sum| &mut sum.received_bytes, |of| &mut of.received_bytes);
-        add(|sum| &mut sum.transmitted_bytes, |of| &mut of.transmitted_bytes);
-        add(|sum| &mut sum.read_bytes, |of| &mut of.read_bytes);
-        add(|sum| &mut sum.written_bytes, |of| &mut of.written_bytes);
-        add(|sum| &mut sum.sandboxes_started, |of| &mut of.started);
+        for (total, now, before) in [
+            (&mut total.cpu_seconds, now.cpu_seconds, &mut before.cpu_seconds),
+            (&mut total.memory_byte_seconds, now.memory_byte_seconds, &mut before.memory_byte_seconds),
+            (&mut total.received_bytes, now.received_bytes, &mut before.received_bytes),
+            (&mut total.transmitted_bytes, now.transmitted_bytes, &mut before.transmitted_bytes),
+            (&mut total.read_bytes, now.read_bytes, &mut before.read_bytes),
+            (&mut total.written_bytes, now.written_bytes, &mut before.written_bytes),
+        ] {
+            let Some(now) = now else { continue };
+            let before = before.get_or_insert(0.0);
+            *total.get_or_insert(0.0) += (now - *before).max(0.0);
+            *before = before.max(now);
+        }
+        total.sandboxes_started += (now.started - before.started).max(0.0);
+        before.started = before.started.max(now.started);
     }
 
     /// The sandbox is no more; what it has used stays.
@@ -71,8 +74,9 @@ pub struct TrafficBook {
 
 impl TrafficBook {
     /// Sums of what was received and transmitted. `from_zero`: the sandbox began after the agent, so that all that its
-    /// interfaces count is to be counted. Taps mirror other interfaces, and the host's traffic is not the pod's.
-    pub fn update(&mut self, network: &NetworkReading, from_zero: bool) -> [f64; 2] {
+    /// interfaces count is to be counted. Taps mirror other interfaces, and the host's traffic is not the pod's. `None`: it
+    /// never had an interface.
+    pub fn update(&mut self, network: &NetworkReading, from_zero: bool) -> Option<[f64; 2]> {
         let own = network.interfaces.iter().filter(|interface| !interface.is_tap && !network.is_hosts);
         for interface in own {
             let now = [interface.receive.bytes, interface.transmit.bytes];
@@ -84,7 +88,7 @@ impl TrafficBook {
             }
         }
         let sum = |at: usize| self.interfaces.values().map(|[first, last]| last[at] - first[at]).sum();
-        [sum(0), sum(1)]
+        (!self.interfaces.is_empty()).then(|| [sum(0), sum(1)])
     }
 }
 
@@ -99,7 +103,7 @@ mod tests {
     }
 
     fn cpu(seconds: f64) -> Contribution {
-        Contribution { cpu_seconds: seconds, started: 1.0, ..Contribution::default() }
+        Contribution { cpu_seconds: Some(seconds), started: 1.0, ..Contribution::default() }
     }
 
     #[test]
@@ -110,7 +114,8 @@ mod tests {
         book.forget(&id("aa"), 1);
         book.apply(&id("aa"), 2, "shop", cpu(1.0));
         let [total] = <[_; 1]>::try_from(book.totals()).unwrap();
-        assert_eq!((total.cpu_seconds, total.sandboxes_started, total.namespace.as_str()), (8.0, 2.0, "shop"));
+        assert_eq!((total.cpu_seconds, total.sandboxes_started, total.namespace.as_str()), (Some(8.0), 2.0, "shop"));
+        assert_eq!((total.read_bytes, total.received_bytes), (None, None), "nobody read them");
     }
 
     #[test]
@@ -120,7 +125,7 @@ mod tests {
             book.apply(&id(&format!("a{number}")), 1, &format!("n{number}"), cpu(1.0));
         }
         assert_eq!(book.totals().len(), MAX_NAMESPACES + 1);
-        assert_eq!(book.totals()[0].cpu_seconds, 10.0);
+        assert_eq!(book.totals()[0].cpu_seconds, Some(10.0));
     }
 
     proptest! {
@@ -134,8 +139,9 @@ mod tests {
                     book.forget(&id("aa"), inode);
                 }
                 for total in book.totals() {
-                    let last = before.insert(total.namespace, total.cpu_seconds).unwrap_or(0.0);
-                    prop_assert!(total.cpu_seconds >= last);
+                    let now = total.cpu_seconds.unwrap_or(0.0);
+                    let last = before.insert(total.namespace, now).unwrap_or(0.0);
+                    prop_assert!(now >= last);
                 }
             }
         }
@@ -156,11 +162,11 @@ mod tests {
     #[test]
     fn traffic_is_counted_once_and_what_was_before_the_agent_is_not() {
         let mut book = TrafficBook::default();
-        assert_eq!(book.update(&network(100.0), false), [0.0, 0.0]);
-        assert_eq!(book.update(&network(150.0), false), [50.0, 0.0]);
-        assert_eq!(book.update(&NetworkReading::default(), false), [50.0, 0.0], "gone, and not forgotten");
-        assert_eq!(TrafficBook::default().update(&network(100.0), true), [100.0, 0.0]);
+        assert_eq!(book.update(&network(100.0), false), Some([0.0, 0.0]));
+        assert_eq!(book.update(&network(150.0), false), Some([50.0, 0.0]));
+        assert_eq!(book.update(&NetworkReading::default(), false), Some([50.0, 0.0]), "gone, and not forgotten");
+        assert_eq!(TrafficBook::default().update(&network(100.0), true), Some([100.0, 0.0]));
         let hosts = NetworkReading { is_hosts: true, ..network(9.0) };
-        assert_eq!(TrafficBook::default().update(&hosts, true), [0.0, 0.0]);
+        assert_eq!(TrafficBook::default().update(&hosts, true), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The kernel's programs: started, shown, and shown as gone when they tell nothing any more.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::sync::watch;
 use tracing::warn;
@@ -10,6 +12,9 @@ use crate::discover;
 use crate::discover::ebpf::{self, EbpfOptions, EbpfWatch};
 use crate::sandbox::SourceState;
 use crate::telemetry::Own;
+
+/// Loading takes a tenth of a second; a kernel that looks at the programs for so long may do so for minutes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `None`: eBPF is off or cannot be had; everything works without it, later.
 pub(super) async fn start_ebpf(config: &Config, rights: &Rights, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {
@@ -30,8 +35,14 @@ pub(super) async fn start_ebpf(config: &Config, rights: &Rights, own: &Own) -> a
         log: tracing::enabled!(target: "kata_pulse::discover::ebpf", tracing::Level::DEBUG),
         ..EbpfOptions::default()
     };
-    let started = tokio::task::spawn_blocking(move || ebpf::start(&options)).await.context("start eBPF")?;
-    match started {
+    let starting = tokio::task::spawn_blocking(move || ebpf::start(&options));
+    let Ok(started) = tokio::time::timeout(PATIENCE, starting).await else {
+        // What it still attaches is detached when it returns.
+        anyhow::ensure!(config.ebpf != EbpfMode::Require, "eBPF is required and not there after {PATIENCE:?}");
+        warn!("the kernel takes too long to load eBPF programs: inotify, pidfds and scans discover alone");
+        return Ok(None);
+    };
+    match started.context("start eBPF")? {
         Ok(watch) => {
             for program in watch.programs() {
                 own.ebpf_program(program.name, program.attached, &program.reason);

@@ -179,11 +179,9 @@ fn start_accounting(
     let began = SystemTime::now();
     let (config, own, registry, store) = (config.clone(), own.clone(), registry.clone(), store.clone());
     tasks.spawn("host accounting", async move {
-        // Meanwhile news wait: discovery and the first page do not.
-        let kernel = host::start_kernel(&config, &own).await;
         let endings = Endings::new(config.ended_retention, began);
-        let accountant = Accountant::new(registry, store, own, suspects, reader, kernel, config.host_interval, endings);
-        accountant.run(news).await;
+        let accountant = Accountant::new(registry, store, own.clone(), suspects, reader, config.host_interval, endings);
+        accountant.run(news, host::start_kernel(&config, &own)).await;
     });
     Some(sender)
 }

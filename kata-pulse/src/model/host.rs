@@ -164,6 +164,8 @@ pub struct BlockReading {
     /// `read`, `write`, `discard`, `flush`.
     pub operation: &'static str,
     pub bytes: u64,
+    /// Begun; those in `latency` are done.
+    pub requests: u64,
     pub latency: Histogram,
 }
 
@@ -174,6 +176,18 @@ pub struct Histogram {
     /// Of each bucket alone; one more than bounds, the last for what is above them all.
     pub counts: Vec<u64>,
     pub sum_seconds: f64,
+}
+
+impl Histogram {
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// One with the same bounds.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
+        self.sum_seconds += other.sum_seconds;
+    }
 }
 
 /// What the sandbox costs beyond its workload.
@@ -191,16 +205,16 @@ pub struct CostStats {
     pub reclaimable_bytes: Option<f64>,
 }
 
-/// Totals of one namespace since the agent began. They never fall.
+/// Totals of one namespace since the agent began. They never fall; `None` is what was read of no sandbox.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceStats {
     pub namespace: String,
-    pub cpu_seconds: f64,
-    pub memory_byte_seconds: f64,
-    pub received_bytes: f64,
-    pub transmitted_bytes: f64,
-    pub read_bytes: f64,
-    pub written_bytes: f64,
+    pub cpu_seconds: Option<f64>,
+    pub memory_byte_seconds: Option<f64>,
+    pub received_bytes: Option<f64>,
+    pub transmitted_bytes: Option<f64>,
+    pub read_bytes: Option<f64>,
+    pub written_bytes: Option<f64>,
     pub sandboxes_started: f64,
 }
 

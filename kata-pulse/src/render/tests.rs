@@ -155,7 +155,8 @@ fn host_stats() -> HostStats {
         transmit: traffic,
         qdisc_drops: Some(0.0),
     };
-    let block = BlockReading { device: "vda".into(), operation: "write", bytes: 4096, latency: histogram.clone() };
+    let block =
+        BlockReading { device: "vda".into(), operation: "write", bytes: 4096, requests: 1, latency: histogram.clone() };
     HostStats {
         reading: HostReading {
             roles: vec![role],
@@ -242,7 +243,17 @@ fn page(sandboxes: &[SandboxPage], selection: &Selection, format: Format) -> Str
         lines: "# HELP kata_pulse_build_info Own.\n# TYPE kata_pulse_build_info gauge\nkata_pulse_build_info 1\n"
             .into(),
     };
-    let namespaces = [NamespaceStats { namespace: "ns".into(), cpu_seconds: 1.5, ..NamespaceStats::default() }];
+    let some = Some(1.5);
+    let namespaces = [NamespaceStats {
+        namespace: "ns".into(),
+        cpu_seconds: some,
+        memory_byte_seconds: some,
+        received_bytes: some,
+        transmitted_bytes: some,
+        read_bytes: some,
+        written_bytes: some,
+        sandboxes_started: 1.0,
+    }];
     String::from_utf8(render(sandboxes, &namespaces, &[own], selection, format, 0, |_| true)).unwrap()
 }
 

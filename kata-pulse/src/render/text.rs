@@ -180,7 +180,7 @@ impl Sink<'_> {
 
     /// A bucket for each bound and one above, sum and count, unless nothing was ever counted.
     pub fn put_histogram(&mut self, labels: Labels<'_>, histogram: &Histogram) {
-        let count: u64 = histogram.counts.iter().sum();
+        let count = histogram.count();
         if count == 0 {
             return;
         }

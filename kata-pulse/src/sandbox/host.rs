@@ -1,5 +1,7 @@
 //! What a sandbox costs its host: who of it used something, and what a process had used when it ended.
 
+use super::ProcessRole;
+
 /// Who of a sandbox used something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostRole {
@@ -23,6 +25,17 @@ impl HostRole {
             Self::Virtiofsd => "virtiofsd",
             Self::Shim => "shim",
             Self::Vhost => "vhost",
+        }
+    }
+}
+
+/// Whose a process's own use is.
+impl From<ProcessRole> for HostRole {
+    fn from(role: ProcessRole) -> Self {
+        match role {
+            ProcessRole::Shim => Self::Shim,
+            ProcessRole::Vmm => Self::Vmm,
+            ProcessRole::Virtiofsd => Self::Virtiofsd,
         }
     }
 }

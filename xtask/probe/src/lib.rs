@@ -6,4 +6,5 @@ pub mod account;
 pub mod ebpf;
 #[path = "../../../kata-pulse/src/kernel/mod.rs"]
 pub mod kernel;
+pub mod model;
 pub mod sandbox;

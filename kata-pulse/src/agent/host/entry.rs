@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Job;
-use super::kernel::{Watched, own_role};
+use super::kernel::Watched;
 use crate::account::{Contribution, CostBook, Death, EndEvidence, Stage, Startup, TrafficBook, Workload, judge};
 use crate::collect::host::{HostBook, HostReading, Tiers};
 use crate::collect::kernel::Slot;
 use crate::discover::{boot_now, to_boot};
-use crate::model::{EndPage, HostStats, KernelReading};
+use crate::model::{EndPage, HostStats, KernelReading, RoleReading};
 use crate::sandbox::{
     DiscoveryEvent, ExitStatus, HostRole, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
     SandboxState, Source, SourceState,
@@ -44,14 +44,15 @@ pub(super) struct Entry {
     evidence: EndEvidence,
     began: Option<f64>,
     peak_bytes: f64,
-    reading: HostReading,
     stored: Reading,
     cost: CostBook,
     traffic: TrafficBook,
     contribution: Contribution,
     startup: Startup,
-    last: HostStats,
+    /// Its processes in the kernel's books, once anything counts there.
     watched: Option<Watched>,
+    /// As read last.
+    counted: KernelReading,
 }
 
 impl Entry {
@@ -72,14 +73,13 @@ impl Entry {
             evidence: EndEvidence::default(),
             began: None,
             peak_bytes: 0.0,
-            reading: HostReading::default(),
             stored: Reading::default(),
             cost: CostBook::default(),
             traffic: TrafficBook::default(),
             contribution: Contribution { started: if existed { 0.0 } else { 1.0 }, ..Contribution::default() },
             startup: Startup::default(),
-            last: HostStats::default(),
             watched,
+            counted: KernelReading::default(),
         }
     }
 
@@ -115,7 +115,17 @@ impl Entry {
             let cores = overhead.cpu_millicores.map(|millicores| millicores as f64 / 1000.0);
             self.cost.declare(overhead.memory_bytes.map(|bytes| bytes as f64), cores);
         }
+        if let Some(watched) = &mut self.watched {
+            sandbox.processes.iter().for_each(|process| watched.process_started(process));
+        }
         self.sandbox = Some(sandbox.clone());
+    }
+
+    /// From now on the kernel counts.
+    pub fn watch(&mut self, mut watched: Watched) {
+        let processes = self.sandbox.iter().flat_map(|sandbox| &sandbox.processes);
+        processes.for_each(|process| watched.process_started(process));
+        self.watched = Some(watched);
     }
 
     pub fn evidence_of_removal(&mut self) {
@@ -126,7 +136,7 @@ impl Entry {
         self.had_process = true;
         self.due = Instant::now();
         self.evidence.lives(found.process.pid);
-        if let Some(watched) = &self.watched {
+        if let Some(watched) = &mut self.watched {
             watched.process_started(&found.process);
         }
         // The kernel's own time of the exec, else of the fork.
@@ -199,7 +209,7 @@ impl Entry {
     /// What the kernel counted.
     pub fn take_kernel(&mut self, all: &mut BTreeMap<Slot, KernelReading>) {
         if let Some(reading) = self.watched.as_ref().and_then(|watched| all.remove(&watched.slot())) {
-            self.last.kernel = reading;
+            self.counted = reading;
         }
     }
 
@@ -212,33 +222,28 @@ impl Entry {
         self.book.is_some()
     }
 
-    /// A reading of which nobody will hear before the end.
-    pub fn note(&mut self, reading: HostReading) {
-        self.reading = reading;
-    }
-
     /// Makes the sandbox's numbers of what host, guest and runtime said.
     pub fn update(&mut self, at: f64, reading: HostReading, stored: Reading) -> HostStats {
         let workload = workload(&stored);
         let cost = self.cost.update(at, &reading, workload.as_ref(), stored.guest.as_deref());
-        let [received, transmitted] = self.traffic.update(&reading.network, !self.existed);
-        self.contribute(&reading, cost.memory_byte_seconds, [received, transmitted]);
+        let traffic = self.traffic.update(&reading.network, !self.existed);
+        self.contribute(&reading, cost.memory_byte_seconds, traffic);
         self.stored = stored;
-        self.reading = reading.clone();
-        let kernel = self.last.kernel.clone();
-        self.last = HostStats { reading, kernel, cost };
-        self.last.clone()
+        HostStats { reading, kernel: self.counted.clone(), cost }
     }
 
-    fn contribute(&mut self, reading: &HostReading, byte_seconds: Option<f64>, [received, transmitted]: [f64; 2]) {
+    fn contribute(&mut self, reading: &HostReading, byte_seconds: Option<f64>, traffic: Option<[f64; 2]>) {
+        let has = |read: fn(&RoleReading) -> bool| reading.roles.iter().any(read);
+        let (cpu, io) = (has(|role| role.cpu.is_some()), has(|role| role.io.is_some()));
+        let counted = reading.counted;
         self.contribution = Contribution {
-            cpu_seconds: reading.counted.cpu_seconds,
-            read_bytes: reading.counted.read_bytes,
-            written_bytes: reading.counted.written_bytes,
-            memory_byte_seconds: byte_seconds.unwrap_or(0.0),
-            received_bytes: received,
-            transmitted_bytes: transmitted,
-            ..self.contribution
+            cpu_seconds: cpu.then_some(counted.cpu_seconds),
+            read_bytes: io.then_some(counted.read_bytes),
+            written_bytes: io.then_some(counted.written_bytes),
+            memory_byte_seconds: byte_seconds,
+            received_bytes: traffic.map(|[received, _]| received),
+            transmitted_bytes: traffic.map(|[_, transmitted]| transmitted),
+            started: self.contribution.started,
         };
     }
 
@@ -285,13 +290,13 @@ impl Entry {
         let now = boot_now().as_secs_f64();
         let peak = Some(self.peak_bytes).filter(|&peak| peak > 0.0);
         let cost = self.cost.close(now, self.began.filter(|_| !self.existed), peak);
-        let traffic = [self.contribution.received_bytes, self.contribution.transmitted_bytes];
+        let traffic = self.contribution.received_bytes.zip(self.contribution.transmitted_bytes).map(<[f64; 2]>::from);
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
         let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
         for (role, _) in &kernel.oom_kills {
             // The kernel names a thread.
             let of = if *role == HostRole::Vcpu { HostRole::Vmm } else { *role };
-            let victims = self.evidence.deaths.iter_mut().filter(|death| own_role(death.role) == of);
+            let victims = self.evidence.deaths.iter_mut().filter(|death| HostRole::from(death.role) == of);
             victims.for_each(|death| death.by_oom = true);
         }
         let verdict = judge(&self.evidence);

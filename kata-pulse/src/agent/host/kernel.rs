@@ -1,18 +1,17 @@
 //! The kernel's own counts: which process belongs to which sandbox goes in, readings come out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
 
-use crate::collect::kernel::{self, KernelOptions, KernelView, ProgramGroup, Slot};
+use crate::collect::kernel::{KernelOptions, KernelView, ProgramGroup, Slot};
 use crate::config::{Config, EbpfMode, EbpfPrograms};
-use crate::model::{BlockReading, Histogram, KernelReading};
-use crate::sandbox::{HostRole, Pid, Process, ProcessRole};
+use crate::model::KernelReading;
+use crate::sandbox::{HostRole, Pid, Process};
 use crate::telemetry::Own;
 
-/// `None`: nothing is to count in the kernel. What the kernel refuses is shown and costs its own families only.
+/// May take as long as the kernel takes to look at the programs. `None`: nothing is to count in the kernel. What the kernel refuses is shown and costs its own families only.
 pub async fn start(config: &Config, own: &Own) -> Option<Arc<KernelView>> {
     let programs = config.ebpf_programs.iter().filter_map(|program| match program {
         EbpfPrograms::Runqueue => Some(ProgramGroup::Runqueue),
@@ -60,31 +59,32 @@ pub fn show(view: &KernelView, own: &Own, lost_before: &mut u64) {
     own.limited("kernel_counts", lost.saturating_sub(std::mem::replace(lost_before, lost)));
 }
 
-/// All sandboxes at once, which is cheaper than one by one.
-pub fn read_all(view: &KernelView) -> BTreeMap<Slot, KernelReading> {
-    view.read_all().into_iter().map(|(slot, reading)| (slot, model(reading))).collect()
-}
-
 /// One sandbox in the kernel's books.
 #[derive(Debug)]
 pub struct Watched {
     view: Arc<KernelView>,
     slot: Slot,
+    processes: Vec<Process>,
     /// vCPU threads that are told, by VMM.
     vcpus: Vec<(Pid, u32)>,
 }
 
 impl Watched {
     pub fn new(view: &Arc<KernelView>) -> Self {
-        Self { view: view.clone(), slot: view.open(), vcpus: Vec::new() }
+        Self { view: view.clone(), slot: view.open(), processes: Vec::new(), vcpus: Vec::new() }
     }
 
-    pub fn process_started(&self, process: &Process) {
-        // One that has ended already has nothing more to be counted.
-        let _ = self.view.watch(self.slot, process.pid, process.start_ticks, own_role(process.role));
+    /// One that is told again is the same, and one that has ended already has nothing more to be counted.
+    pub fn process_started(&mut self, process: &Process) {
+        let is_told = self.processes.contains(process);
+        let role = process.role.into();
+        if !is_told && self.view.watch(self.slot, process.pid, process.start_ticks, role).is_ok() {
+            self.processes.push(*process);
+        }
     }
 
     pub fn process_ended(&mut self, process: &Process) {
+        self.processes.retain(|told| told != process);
         self.vcpus.retain(|(of, _)| *of != process.pid);
         self.view.forget_process(process.pid);
     }
@@ -104,36 +104,6 @@ impl Watched {
 
     /// The last reading.
     pub fn free(self) -> KernelReading {
-        model(self.view.free(self.slot))
+        self.view.free(self.slot)
     }
-}
-
-pub fn own_role(role: ProcessRole) -> HostRole {
-    match role {
-        ProcessRole::Shim => HostRole::Shim,
-        ProcessRole::Vmm => HostRole::Vmm,
-        ProcessRole::Virtiofsd => HostRole::Virtiofsd,
-    }
-}
-
-fn model(reading: kernel::KernelReading) -> KernelReading {
-    KernelReading {
-        runqueue: reading.runqueue.into_iter().map(|(role, times)| (role, histogram(&times))).collect(),
-        kvm_exits: reading.kvm_exits,
-        block: reading
-            .block
-            .into_iter()
-            .map(|block| BlockReading {
-                latency: histogram(&block.latency),
-                device: block.device,
-                operation: block.operation,
-                bytes: block.bytes,
-            })
-            .collect(),
-        oom_kills: reading.oom_kills,
-    }
-}
-
-fn histogram(times: &kernel::Histogram) -> Histogram {
-    Histogram { bounds: times.bounds, counts: times.counts.to_vec(), sum_seconds: times.sum_seconds }
 }

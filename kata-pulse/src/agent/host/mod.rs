@@ -8,6 +8,7 @@ mod entry;
 mod kernel;
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::suspects::Suspects;
-use crate::account::{NamespaceBook, count_orphans};
+use crate::account::{NamespaceBook, count_orphans, pod_stats};
 use crate::collect::host::{HostBook, HostReader, HostReading, Target, Tiers};
 use crate::collect::kernel::{KernelView, Slot};
 use crate::discover::{boot_now, to_boot};
@@ -53,7 +54,7 @@ pub(super) struct Accountant {
     own: Own,
     suspects: Suspects,
     reader: Arc<HostReader>,
-    /// What counts in the kernel, if anything does.
+    /// What counts in the kernel, if anything does, and since it is there.
     kernel: Option<Arc<KernelView>>,
     kernel_due: Instant,
     kernel_lost: u64,
@@ -97,14 +98,12 @@ struct Done {
 }
 
 impl Accountant {
-    #[expect(clippy::too_many_arguments, reason = "wiring")]
     pub fn new(
         registry: Registry,
         store: Store,
         own: Own,
         suspects: Suspects,
         reader: HostReader,
-        kernel: Option<Arc<KernelView>>,
         interval: Duration,
         endings: Endings,
     ) -> Self {
@@ -117,7 +116,7 @@ impl Accountant {
             own,
             suspects,
             reader,
-            kernel,
+            kernel: None,
             kernel_due,
             kernel_lost: 0,
             interval,
@@ -132,8 +131,13 @@ impl Accountant {
         }
     }
 
-    /// Until discovery ends.
-    pub async fn run(mut self, mut news: mpsc::Receiver<News>) {
+    /// Until discovery ends. `counting`: the programs in the kernel, whenever they come; nothing waits for them.
+    pub async fn run(
+        mut self,
+        mut news: mpsc::Receiver<News>,
+        counting: impl Future<Output = Option<Arc<KernelView>>> + Send,
+    ) {
+        let (mut counting, mut is_coming) = (pin!(counting), true);
         let mut turns = tokio::time::interval(TURN);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pass: Option<JoinHandle<Pass>> = None;
@@ -143,6 +147,10 @@ impl Accountant {
                     Some(one) => self.hear(&one),
                     None => return,
                 },
+                view = &mut counting, if is_coming => {
+                    is_coming = false;
+                    self.count_in_kernel(view);
+                }
                 done = finished(&mut pass) => {
                     pass = None;
                     self.take(done);
@@ -155,6 +163,12 @@ impl Accountant {
                 }
             }
         }
+    }
+
+    fn count_in_kernel(&mut self, view: Option<Arc<KernelView>>) {
+        let Some(view) = view else { return };
+        self.entries.values_mut().for_each(|entry| entry.watch(Watched::new(&view)));
+        (self.kernel, self.kernel_due) = (Some(view), Instant::now());
     }
 
     fn hear(&mut self, news: &News) {
@@ -270,7 +284,7 @@ impl Accountant {
         let reader = self.reader.clone();
         reader.share_among(self.entries.len());
         Some(tokio::task::spawn_blocking(move || Pass {
-            kernel: kernel.as_deref().map(kernel::read_all),
+            kernel: kernel.as_deref().map(KernelView::read_all),
             done: jobs.into_iter().map(|job| read(&reader, job)).collect(),
         }))
     }
@@ -293,7 +307,6 @@ impl Accountant {
             };
             entry.give_back(book, socket_at);
             let Some(stored) = self.store.reading(&sandbox.id) else {
-                entry.note(reading);
                 continue;
             };
             let stats = entry.update(at, reading, stored);
@@ -305,7 +318,7 @@ impl Accountant {
                 let (runtime, vmm) = entry.kinds();
                 self.own.sandbox_started(stage.as_str(), runtime, vmm, took);
             }
-            let pod = crate::account::pod_stats(&stats.reading);
+            let pod = pod_stats(&stats.reading);
             all.push(HostNumbers {
                 id: sandbox.id.clone(),
                 inode: sandbox.directory_inode,

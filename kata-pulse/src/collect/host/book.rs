@@ -3,8 +3,8 @@
 use super::counters::{IoCounts, RoleCounters, add, seconds};
 use super::network::NetworkBook;
 use super::process_book::{ProcessBook, Share};
-use super::types::{CgroupReading, Counted, HostReading, MemoryNow, RoleReading, ThreadReading};
-use crate::sandbox::{ExitAccount, HostRole, Pid, Process, ProcessRole};
+use crate::model::{CgroupReading, Counted, HostReading, MemoryNow, RoleReading, ThreadReading};
+use crate::sandbox::{ExitAccount, HostRole, Pid, Process};
 
 /// Processes that ended and are still known one by one; of earlier ones only the sum is.
 const MAX_ENDED: usize = 64;
@@ -30,14 +30,6 @@ struct Folded {
     until_ticks: Option<u64>,
 }
 
-pub(super) fn own_role(role: ProcessRole) -> HostRole {
-    match role {
-        ProcessRole::Shim => HostRole::Shim,
-        ProcessRole::Vmm => HostRole::Vmm,
-        ProcessRole::Virtiofsd => HostRole::Virtiofsd,
-    }
-}
-
 impl HostBook {
     pub(super) fn new(agent_start_ticks: u64) -> Self {
         Self { agent_start_ticks, ..Self::default() }
@@ -50,7 +42,7 @@ impl HostBook {
         if !known && (is_folded || account.is_none()) {
             return;
         }
-        let role = own_role(process.role);
+        let role = HostRole::from(process.role);
         let book = self.process(role, process.pid.0, process.start_ticks);
         let is_told = book.is_ended;
         book.end(account);
@@ -246,6 +238,7 @@ mod tests {
     use super::super::counters::{CpuNs, Whole};
     use super::super::process_book::ThreadCounters;
     use super::*;
+    use crate::sandbox::ProcessRole;
     use crate::sandbox::{CpuTimes, Pid};
     use proptest::prelude::*;
 

@@ -11,7 +11,7 @@ use procfs::{FromBufRead, ProcessCGroup, ProcessCGroups};
 
 use super::cgroup_files::{read_v1, read_v2};
 use super::files::Scratch;
-use super::types::CgroupReading;
+use crate::model::CgroupReading;
 use crate::sandbox::SandboxId;
 
 /// Kata makes two; the rest is slack for processes that were moved.

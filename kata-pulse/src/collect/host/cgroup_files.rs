@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cgroup::Place;
 use super::files::{Scratch, open_directory};
 use super::parse::parse_number;
-use super::types::CgroupReading;
+use crate::model::CgroupReading;
 use crate::sandbox::CpuTimes;
 
 /// v1 writes the largest number of pages it can hold.

@@ -19,13 +19,12 @@ mod qdisc;
 mod reader;
 mod threads;
 mod tiers;
-mod types;
 mod vhost;
 
-pub use book::HostBook;
-pub use reader::{HostError, HostOptions, HostReader, Target};
-pub use tiers::Tiers;
-pub use types::{
+pub use crate::model::{
     CgroupReading, Counted, HostReading, InterfaceReading, MemoryNow, NetworkReading, RoleReading, ThreadReading,
     TrafficReading,
 };
+pub use book::HostBook;
+pub use reader::{HostError, HostOptions, HostReader, Target};
+pub use tiers::Tiers;

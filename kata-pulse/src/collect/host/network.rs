@@ -11,7 +11,7 @@ use procfs::FromBufRead;
 use procfs::net::{DeviceStatus, InterfaceDeviceStatus};
 
 use super::files::{self, Scratch};
-use super::types::{InterfaceReading, NetworkReading, TrafficReading};
+use crate::model::{InterfaceReading, NetworkReading, TrafficReading};
 
 /// A pod with more has the first of them by name, pod interfaces before taps.
 const MAX_INTERFACES: usize = 32;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::book::{HostBook, own_role};
+use super::book::HostBook;
 use super::cgroup::{self, CgroupRoot, Owner, Places};
 use super::files::{self, Scratch};
 use super::guarded::Guarded;
@@ -18,9 +18,9 @@ use super::process::{Kernel, Plan, Reading};
 use super::process_book::{ProcessBook, Share};
 use super::qdisc;
 use super::tiers::Tiers;
-use super::types::HostReading;
 use super::vhost::{KernelThread, VhostThreads};
 use crate::config::HostPaths;
+use crate::model::HostReading;
 use crate::sandbox::{HostRole, Process, ProcessRole, SandboxId, Vmm};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -172,7 +172,7 @@ impl HostReader {
             tells_memory: process.role == ProcessRole::Vmm && matches!(target.vmm, Some(Vmm::Qemu | Vmm::Stratovirt)),
             skips_io,
         };
-        let book = book.process(own_role(process.role), process.pid.0, process.start_ticks);
+        let book = book.process(HostRole::from(process.role), process.pid.0, process.start_ticks);
         self.read_one(scratch, book, plan);
         book.is_running
     }

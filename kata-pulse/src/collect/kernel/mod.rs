@@ -17,7 +17,8 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-pub use types::{BOUNDS, BlockReading, Histogram, KernelReading};
+pub use crate::model::{BlockReading, Histogram, KernelReading};
+pub use types::BOUNDS;
 pub use view::{Counted, KernelView, Slot, WatchError};
 
 pub use crate::kernel::{ProgramStatus, RunStats};

@@ -1,34 +1,8 @@
-//! What the kernel has counted of one sandbox. Everything is cumulative for the sandbox's whole life.
+//! Histograms as the programs sum them, in the model's words.
 
 use kata_pulse_common::account::{BUCKETS, HISTOGRAM_WORDS, SUM};
 
-use crate::sandbox::HostRole;
-
-/// One sandbox. What no attached program counts is empty.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KernelReading {
-    /// How long threads were runnable and did not run. One entry for each role that had a process or thread.
-    pub runqueue: Vec<(HostRole, Histogram)>,
-    /// Exits of the vCPUs to the VMM, by reason; those that happened.
-    pub kvm_exits: Vec<(&'static str, u64)>,
-    /// By device and operation, those that happened.
-    pub block: Vec<BlockReading>,
-    /// Processes killed for want of memory; roles that were hit.
-    pub oom_kills: Vec<(HostRole, u64)>,
-}
-
-/// One operation of a sandbox's processes on one disk.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockReading {
-    /// As in /sys/block: the disk, not its partition.
-    pub device: String,
-    /// `read`, `write`, `discard` or `flush`.
-    pub operation: &'static str,
-    pub bytes: u64,
-    /// Requests begun. Those in `latency` are done.
-    pub requests: u64,
-    pub latency: Histogram,
-}
+use crate::model::Histogram;
 
 /// Upper bounds in seconds: powers of two from 1 µs to 8.4 s.
 pub static BOUNDS: [f64; BUCKETS - 1] = bounds();
@@ -43,38 +17,8 @@ const fn bounds() -> [f64; BUCKETS - 1] {
     bounds
 }
 
-/// A distribution of times.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Histogram {
-    pub bounds: &'static [f64],
-    /// What lies at or below each bound and above the one before, then what lies above all: one more than bounds.
-    pub counts: [u64; BUCKETS],
-    pub sum_seconds: f64,
-}
-
-impl Histogram {
-    pub(super) fn from_words(words: &[u64; HISTOGRAM_WORDS]) -> Self {
-        let mut counts = [0; BUCKETS];
-        counts.copy_from_slice(&words[..BUCKETS]);
-        Self { bounds: &BOUNDS, counts, sum_seconds: words[SUM] as f64 / 1e9 }
-    }
-
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// As Prometheus counts: for each bound, what lies at or below it; the last one is [`Self::count`].
-    pub fn cumulative(&self) -> impl Iterator<Item = u64> + '_ {
-        self.counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        })
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(mine, theirs)| *mine += theirs);
-        self.sum_seconds += other.sum_seconds;
-    }
+pub(super) fn histogram(words: &[u64; HISTOGRAM_WORDS]) -> Histogram {
+    Histogram { bounds: &BOUNDS, counts: words[..BUCKETS].to_vec(), sum_seconds: words[SUM] as f64 / 1e9 }
 }
 
 #[cfg(test)]
@@ -90,14 +34,10 @@ mod tests {
     #[test]
     fn counts_add_up() {
         let mut words = [0; HISTOGRAM_WORDS];
-        words[0] = 2;
-        words[3] = 5;
-        words[BUCKETS - 1] = 1;
-        words[SUM] = 1_500_000_000;
-        let mut histogram = Histogram::from_words(&words);
-        histogram.add(&histogram.clone());
-        assert_eq!((histogram.count(), histogram.sum_seconds), (16, 3.0));
-        let cumulative: Vec<u64> = histogram.cumulative().collect();
-        assert_eq!((cumulative[0], cumulative[3], cumulative[BUCKETS - 1]), (4, 14, 16));
+        (words[0], words[3], words[BUCKETS - 1], words[SUM]) = (2, 5, 1, 1_500_000_000);
+        let mut sum = histogram(&words);
+        assert_eq!(sum.counts.len(), sum.bounds.len() + 1);
+        sum.add(&histogram(&words));
+        assert_eq!((sum.count(), sum.sum_seconds, sum.counts[3]), (16, 3.0, 10));
     }
 }

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 
 use super::maps::{Maps, OPERATIONS, ignore_missing};
 use super::slots::{Slots, role_number, role_of_number};
-use super::{BlockReading, Histogram, KernelOptions, KernelReading, ProgramGroup, devices, exits, load};
+use super::types::histogram;
+use super::{BlockReading, KernelOptions, KernelReading, ProgramGroup, devices, exits, load};
 use crate::kernel::{ProgramStatus, RunStats, give_memory_back, run_stats};
 use crate::sandbox::{HostRole, Pid};
 
@@ -287,7 +288,8 @@ impl KernelView {
         for ([_, device, number], words) in entries {
             let Some((_, operation)) = OPERATIONS.iter().find(|(known, _)| known == number) else { continue };
             let name = names.entry(*device).or_insert_with(|| devices::read_name(&self.sysfs, *device)).clone();
-            let latency = histogram(words);
+            // A histogram comes first.
+            let Some(latency) = words.first_chunk().map(histogram) else { continue };
             let (bytes, requests) = (words[abi::BYTES], words[abi::REQUESTS]);
             let place = found.entry((name.clone(), *number));
             place
@@ -340,9 +342,9 @@ fn map_error(process: Pid, map: &'static str, source: MapError) -> WatchError {
 
 /// What is kept by slot.
 fn by_slot(maps: &Maps, slots: &Slots, slot: u32) -> KernelReading {
-    let histogram = |role| Some((role, Histogram::from_words(&maps.runqueue.get(&[slot, role_number(role)], 0).ok()?)));
+    let of_role = |role| Some((role, histogram(&maps.runqueue.get(&[slot, role_number(role)], 0).ok()?)));
     KernelReading {
-        runqueue: slots.roles(slot).into_iter().filter_map(histogram).collect(),
+        runqueue: slots.roles(slot).into_iter().filter_map(of_role).collect(),
         kvm_exits: maps.kvm.get(&slot, 0).map(|classes| exits::named(&classes)).unwrap_or_default(),
         ..KernelReading::default()
     }
@@ -352,13 +354,8 @@ fn killed<'a>(kills: impl Iterator<Item = (&'a Member, &'a u64)>) -> Vec<(HostRo
     kills.filter_map(|([_, role], count)| Some((role_of_number(*role)?, *count))).collect()
 }
 
-fn histogram(words: &[u64; BLOCK_WORDS]) -> Histogram {
-    let mut own = [0; HISTOGRAM_WORDS];
-    own.copy_from_slice(&words[..HISTOGRAM_WORDS]);
-    Histogram::from_words(&own)
-}
-
-/// Field 22 of `/proc/<pid>/stat`. `None`: ended, or unreadable.
+/// Field 22 of `/proc/<pid>/stat`; read here, since the probe compiles this module without its neighbours. `None`:
+/// ended, or unreadable.
 fn read_start_ticks(procfs: &Path, process: Pid) -> Option<u64> {
     let text = fs::read(procfs.join(process.to_string()).join("stat")).ok()?;
     parse_start_ticks(&text)

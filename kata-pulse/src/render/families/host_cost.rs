@@ -100,14 +100,14 @@ pub(super) const NAMESPACE_CPU: Family = total(
     "kata_namespace_cpu_seconds_total",
     "seconds",
     "CPU time on the host of the namespace's sandboxes.",
-    |of, sink| sink.put(&[("namespace", &of.namespace)], Some(of.cpu_seconds)),
+    |of, sink| sink.put(&[("namespace", &of.namespace)], of.cpu_seconds),
 );
 
 pub(super) const NAMESPACE_BYTE_SECONDS: Family = total(
     "kata_namespace_memory_byte_seconds_total",
     "byte seconds",
     "Memory on the host of the namespace's sandboxes, summed over time.",
-    |of, sink| sink.put(&[("namespace", &of.namespace)], Some(of.memory_byte_seconds)),
+    |of, sink| sink.put(&[("namespace", &of.namespace)], of.memory_byte_seconds),
 );
 
 pub(super) const NAMESPACE_NETWORK: Family = Family {
@@ -118,7 +118,7 @@ pub(super) const NAMESPACE_NETWORK: Family = Family {
         "Bytes on the pod interfaces of the namespace's sandboxes, in the pods' direction.",
         |of, sink| {
             for (direction, value) in [("receive", of.received_bytes), ("transmit", of.transmitted_bytes)] {
-                sink.put(&[("direction", direction), ("namespace", &of.namespace)], Some(value));
+                sink.put(&[("direction", direction), ("namespace", &of.namespace)], value);
             }
         },
     )
@@ -132,7 +132,7 @@ pub(super) const NAMESPACE_IO: Family = Family {
         "Bytes that the namespace's sandboxes caused to be read from and written to the host's storage.",
         |of, sink| {
             for (direction, value) in [("read", of.read_bytes), ("write", of.written_bytes)] {
-                sink.put(&[("direction", direction), ("namespace", &of.namespace)], Some(value));
+                sink.put(&[("direction", direction), ("namespace", &of.namespace)], value);
             }
         },
     )

@@ -5,5 +5,5 @@ pub mod host;
 #[path = "../../../../kata-pulse/src/sandbox/process.rs"]
 pub mod process;
 
-pub use host::HostRole;
-pub use process::Pid;
+pub use host::{CpuTimes, HostRole, IoTotals};
+pub use process::{Pid, ProcessRole};
