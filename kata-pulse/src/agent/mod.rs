@@ -167,7 +167,8 @@ fn start_accounting(
     store: &Store,
     suspects: Suspects,
 ) -> Option<mpsc::Sender<News>> {
-    let options = HostOptions { thread_detail: config.thread_detail, ..HostOptions::new(&config.host) };
+    let options =
+        HostOptions { thread_detail: config.thread_detail, qdisc: config.qdisc, ..HostOptions::new(&config.host) };
     let reader = match HostReader::new(options) {
         Ok(reader) => reader,
         Err(error) => {

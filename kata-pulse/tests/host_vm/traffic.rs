@@ -26,6 +26,8 @@ const IO_BYTES: &str = "kata_sandbox_io_bytes_total";
 const BLOCK_BYTES: &str = "kata_sandbox_block_io_bytes_total";
 const BLOCK_SECONDS: &str = "kata_sandbox_block_io_seconds_count";
 const NETWORK: &str = "kata_sandbox_host_network_bytes_total";
+const QDISC_DROPS: &str = "kata_sandbox_host_qdisc_drops_total";
+const THREAD_CPU: &str = "kata_sandbox_thread_cpu_seconds_total";
 const OF_NAMESPACE: &str = "kata_namespace_network_bytes_total";
 
 /// Counters of one interface in the VMM's network namespace: received and transmitted bytes as the host sees them.
@@ -117,6 +119,9 @@ async fn bytes_of_disk_and_network_have_their_device_operation_and_direction() {
         })
         .await;
     let mut findings = Findings::default();
+    for (family, labels) in [(QDISC_DROPS, [("interface", pod)]), (THREAD_CPU, [("role", "vcpu")])] {
+        findings.holds(machine.of(&page, family, &labels).is_some(), format!("{family} is asked for by a flag"));
+    }
     for (direction, truth) in [("write", io.written_bytes), ("read", io.read_bytes)] {
         let seen = machine.of(&page, IO_BYTES, &[("direction", direction), ("role", "vmm")]);
         findings.near(&format!("bytes of {direction} of the VMM"), seen, truth as f64, METADATA);

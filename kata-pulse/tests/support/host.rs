@@ -73,7 +73,7 @@ pub async fn start_agent(root: &Path, interval_seconds: u64, retention_seconds: 
     let ebpf = if must_be_real() { "require" } else { "auto" };
     let (interval, retention) = (interval_seconds.to_string(), retention_seconds.to_string());
     let host = ["--host-interval-secs", &interval, "--ended-retention-secs", &retention, "--ebpf", ebpf];
-    let agent = Agent::start(root, &host);
+    let agent = Agent::start(root, &[&host[..], &["--qdisc", "--thread-detail"]].concat());
     agent.until("a page", |page| page.contains("kata_pulse_build_info")).await;
     agent
 }
