@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::collect::kernel::{KernelOptions, KernelView, ProgramGroup, Slot};
-use crate::config::{Config, EbpfMode, EbpfPrograms};
+use crate::config::{Config, EbpfMode, EbpfPrograms, MetricKind};
 use crate::model::KernelReading;
 use crate::sandbox::{HostRole, Pid, Process};
 use crate::telemetry::Own;
@@ -20,6 +20,9 @@ pub async fn start(config: &Config, own: &Own) -> Option<Arc<KernelView>> {
         EbpfPrograms::Oom => Some(ProgramGroup::Oom),
         EbpfPrograms::None => None,
     });
+    // What nobody is shown need not be counted; OOM kills also tell how a sandbox ended.
+    let is_shown = !config.disabled.contains(&MetricKind::Ebpf);
+    let programs = programs.filter(|program| is_shown || *program == ProgramGroup::Oom);
     let (procfs, sysfs) = (config.host.procfs.clone(), config.host.sysfs.clone());
     let options = KernelOptions { programs: programs.collect(), procfs, sysfs, ..KernelOptions::default() };
     if config.ebpf == EbpfMode::Off || options.programs.is_empty() {
