@@ -27,7 +27,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    setup::run()?;
+    setup::for_building()?;
     build_ebpf::run()?;
     steps::run(&mut cargo(&["build", "--package", "kata-pulse", "--package", "kata-pulse-sim"]))?;
     // Signals are waited for from before the first child on: however it ends, the children are ended too.

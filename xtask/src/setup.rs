@@ -9,19 +9,25 @@ use anyhow::{Context, bail};
 use crate::steps::{self, cargo};
 use crate::{chart_tools, guest_kernel, toolchain};
 
-/// A Debian package and a file that shows that it is there. g++ compiles libFuzzer; gcc was there before this could be
-/// compiled, its line is for machines that have another `cc`.
-const PACKAGES: &[(&str, &str)] = &[
+/// A Debian package and a file that shows that it is there.
+type Package = (&'static str, &'static str);
+
+/// What building takes. gcc was there before this could be compiled, its line is for machines that have another `cc`.
+const FOR_BUILDING: &[Package] = &[
     ("rustc-web", toolchain::SYSTEM_RUSTC),
     ("cargo-web", "/usr/bin/cargo"),
     ("rust-web-src", "/usr/share/doc/rust-web-src"),
-    ("rust-web-clippy", "/usr/bin/cargo-clippy"),
     ("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
     ("libpolly-22-dev", "/usr/share/doc/libpolly-22-dev"),
     ("zlib1g-dev", "/usr/include/zlib.h"),
     ("libzstd-dev", "/usr/include/zstd.h"),
     ("libxml2-dev", "/usr/include/libxml2"),
     ("gcc", "/usr/bin/gcc"),
+];
+
+/// What the tests take besides. g++ compiles libFuzzer.
+const FOR_TESTS: &[Package] = &[
+    ("rust-web-clippy", "/usr/bin/cargo-clippy"),
     ("g++", "/usr/bin/g++"),
     ("prometheus", "/usr/bin/promtool"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
@@ -42,18 +48,24 @@ const PACKAGES: &[(&str, &str)] = &[
 const BPF_LINKER_VERSION: &str = "0.13.0";
 
 pub fn run() -> anyhow::Result<()> {
-    install_packages()?;
+    for_building()?;
+    install_packages(FOR_TESTS)?;
     install_components()?;
-    install_bpf_linker()?;
     chart_tools::install()?;
     guest_kernel::fetch()?;
     println!("setup: everything is there");
     Ok(())
 }
 
-fn install_packages() -> anyhow::Result<()> {
+/// What it takes to build agent and programs, and nothing for tests.
+pub fn for_building() -> anyhow::Result<()> {
+    install_packages(FOR_BUILDING)?;
+    install_bpf_linker()
+}
+
+fn install_packages(packages: &[Package]) -> anyhow::Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
