@@ -8,12 +8,24 @@ pub const BUCKETS: usize = 25;
 pub const HISTOGRAM_WORDS: usize = BUCKETS + 1;
 pub const SUM: usize = BUCKETS;
 
-/// Slot and role: of a process (in `GROUPS`), of a histogram, of a count of OOM kills.
+/// Slot and role, of a count of OOM kills.
 pub type Member = [u32; 2];
+/// A process' slot and role, and the cell of its waits (in `GROUPS`).
+pub type Group = [u32; 3];
 /// Set in the role of a process some threads of which have a role of their own.
 pub const HAS_THREADS: u32 = 1 << 31;
-/// A thread's process and role (in `THREADS`).
+/// A thread's process and the cell of its waits (in `THREADS`).
 pub type Thread = [u32; 2];
+
+/// Histograms of waits: a cell for each role of each slot.
+pub const CELLS: u32 = 8_192;
+/// A process whose bit is not set (in `FILTER`) is nobody's.
+pub const FILTER_WORDS: u32 = 1_024;
+
+/// Word and bit of a process in the filter.
+pub const fn filter_bit(process: u32) -> (u32, u64) {
+    ((process / u64::BITS) % FILTER_WORDS, 1 << (process % u64::BITS))
+}
 
 /// KVM exits of a slot, by class: the exit's reason, or one of the last ones.
 pub const EXIT_CLASSES: usize = 64;

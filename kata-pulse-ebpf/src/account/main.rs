@@ -3,7 +3,7 @@
 //!
 //! | group | hooks | programs |
 //! |---|---|---|
-//! | runqueue | sched_wakeup, sched_wakeup_new, sched_switch | `runqueue_wakeup runqueue_wakeup_new runqueue_switch` |
+//! | runqueue | sched_switch | `runqueue_switch` |
 //! | kvm | kvm_userspace_exit | `kvm_exit` |
 //! | block | block_io_start, block_io_done, block_bio_backmerge, block_bio_frontmerge | `block_start block_done block_merge` |
 //! | block, else | block_bio_queue, block_rq_issue, block_rq_complete | `bio_start request_issue request_done` |

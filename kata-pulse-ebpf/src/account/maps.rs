@@ -8,25 +8,35 @@ use aya_ebpf::{
     Global,
     helpers::bpf_get_current_pid_tgid,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
     programs::TracePointContext,
 };
 use kata_pulse_common::{
     NONE,
-    account::{ACCOUNT_COUNTERS, BLOCK_WORDS, BlockKey, EXIT_CLASSES, HAS_THREADS, HISTOGRAM_WORDS, Member, Thread},
+    account::{
+        ACCOUNT_COUNTERS, BLOCK_WORDS, BlockKey, CELLS, EXIT_CLASSES, FILTER_WORDS, Group, HAS_THREADS,
+        HISTOGRAM_WORDS, Member, Thread,
+    },
 };
 
-/// Process (thread group) → slot and role.
+/// Process (thread group) → slot, role, and cell of its waits.
 #[map]
-pub static GROUPS: HashMap<u32, Member> = HashMap::with_max_entries(16_384, 1);
-/// Thread → its process and role, where that is not its process' role.
+pub static GROUPS: HashMap<u32, Group> = HashMap::with_max_entries(16_384, 1);
+/// Bits of processes that are in `GROUPS`, see `filter_bit`: others' switches cost no search in it.
+#[map]
+pub static FILTER: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
+/// Grows after each change of `GROUPS` and `THREADS`: what was read from them before may be wrong.
+#[map]
+pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+/// Thread → its process and cell, where that is not its process' cell.
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32_768, 1);
-/// Thread → since when it is runnable, 0 while it is not. Kept for the thread's life. 2.6 MB.
+/// Thread → how long it has waited, and where that is counted. 3.1 MB.
 #[map]
-pub static STAMPS: HashMap<u32, u64> = HashMap::with_max_entries(32_768, 0);
+pub static WAITS: HashMap<u32, Waits> = HashMap::with_max_entries(32_768, 0);
+/// Cell → waits. 1.7 MB.
 #[map]
-pub static RUNQUEUE: HashMap<Member, [u64; HISTOGRAM_WORDS]> = HashMap::with_max_entries(16_384, 1);
+pub static RUNQUEUE: Array<[u64; HISTOGRAM_WORDS]> = Array::with_max_entries(CELLS, 0);
 /// Slot → exits by class.
 #[map]
 pub static KVM: HashMap<u32, [u64; EXIT_CLASSES]> = HashMap::with_max_entries(4_096, 1);
@@ -43,6 +53,19 @@ pub static UNDER_WAY: LruHashMap<Place, Request> = LruHashMap::with_max_entries(
 pub static OOM: HashMap<Member, u64> = HashMap::with_max_entries(1_024, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ACCOUNT_COUNTERS, 0);
+
+/// Of a thread, for its life.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Waits {
+    /// As the scheduler had it when the thread was switched from last, in nanoseconds.
+    pub total: u64,
+    /// In which slot and cell were looked up.
+    pub epoch: u32,
+    pub slot: u32,
+    pub cell: u32,
+    pub pad: u32,
+}
 
 /// Where on which device.
 #[repr(C)]
@@ -69,7 +92,7 @@ macro_rules! offsets {
 }
 
 offsets! {
-    O_TASK_PID O_TASK_TGID O_TASK_STATE
+    O_TASK_PID O_TASK_TGID O_TASK_STATE O_TASK_WAITED O_TASK_RAN
     O_KVM_REASON O_KVM_ERRNO
     O_START_DEV O_START_SECTOR O_START_BYTES O_START_RWBS
     O_DONE_DEV O_DONE_SECTOR
@@ -101,7 +124,7 @@ pub fn read<T>(ctx: &TracePointContext, offset: &Global<u32>) -> Option<T> {
 pub fn member(process: u32) -> Option<Member> {
     // SAFETY: copied at once; entries are written by the agent as a whole, and what replaces a removed one is also a
     // process of ours.
-    let [slot, role] = unsafe { *GROUPS.get_ptr(process)? };
+    let [slot, role, _] = unsafe { *GROUPS.get_ptr(process)? };
     Some([slot, role & !HAS_THREADS])
 }
 

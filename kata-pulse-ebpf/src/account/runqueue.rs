@@ -1,113 +1,113 @@
-//! How long threads of sandboxes were runnable and did not run, from the scheduler's own events.
+//! How long threads of sandboxes were runnable and did not run.
 //!
-//! A thread waits from its wake-up, or from being preempted, until it is switched to. Cost for others' threads: one
-//! lookup at a wake-up, one or two at a switch.
+//! The scheduler itself adds up how long each thread waited. When a thread is switched from, what was added since the last
+//! time is how long it waited before it ran: no hook on wake-ups, no clock, and a switch that was not seen costs no time,
+//! only makes one wait of two. Others' threads cost a look at one bit; a sandbox's a search in one table.
 
-use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
-use kata_pulse_common::account::{ACCOUNTED_RUNQUEUE, FULL_RUNQUEUE, HAS_THREADS};
+use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
+use kata_pulse_common::account::{ACCOUNTED_RUNQUEUE, FULL_RUNQUEUE, HAS_THREADS, filter_bit};
 
 use crate::{
-    maps::{GROUPS, O_TASK_PID, O_TASK_STATE, O_TASK_TGID, RUNQUEUE, STAMPS, THREADS, count, known},
+    maps::{
+        EPOCH, FILTER, GROUPS, O_TASK_PID, O_TASK_RAN, O_TASK_STATE, O_TASK_TGID, O_TASK_WAITED, RUNQUEUE, THREADS,
+        WAITS, Waits, count, known,
+    },
     sum::observe,
 };
 
 /// A thread that is switched from for the last time. The kernel's own number, since 4.14.
 const TASK_DEAD: u32 = 0x80;
 
-/// Four bytes of a task, by a load that the verifier checks against the kernel's BTF.
+/// A number in a task, by a load that the verifier checks against the kernel's BTF.
 #[inline(always)]
-fn field(task: *const u8, offset: &Global<u32>) -> Option<u32> {
+fn field<T: Copy>(task: *const u8, offset: &Global<u32>) -> Option<T> {
     let offset = known(offset)? as usize;
     // SAFETY: the kernel gave the task; the verifier refuses the program if the load is not a member's.
-    Some(unsafe { *task.add(offset).cast::<u32>() })
-}
-
-/// sched_wakeup(task)
-#[btf_tracepoint]
-pub fn runqueue_wakeup(ctx: BtfTracePointContext) -> i32 {
-    let _ = waits(ctx.arg(0));
-    0
-}
-
-/// sched_wakeup_new(task)
-#[btf_tracepoint]
-pub fn runqueue_wakeup_new(ctx: BtfTracePointContext) -> i32 {
-    let _ = waits(ctx.arg(0));
-    0
+    Some(unsafe { *task.add(offset).cast::<T>() })
 }
 
 /// sched_switch(preempted, previous, next)
 #[btf_tracepoint]
 pub fn runqueue_switch(ctx: BtfTracePointContext) -> i32 {
-    let _ = leaves(ctx.arg::<u64>(0) & 0xff != 0, ctx.arg(1));
-    let _ = arrives(ctx.arg(2));
+    let _ = leaves(ctx.arg(1));
     0
 }
 
-/// The thread is runnable from now on.
 #[inline(always)]
-fn waits(task: *const u8) -> Option<()> {
+fn leaves(task: *const u8) -> Option<()> {
     let process = field(task, &O_TASK_TGID)?;
-    // Idle tasks are runnable whenever they do not run.
-    if process == 0 {
-        return None;
+    if may_be_ours(process) {
+        let _ = waited(task, process);
     }
-    GROUPS.get_ptr(process)?;
-    let thread = field(task, &O_TASK_PID)?;
-    // SAFETY: no arguments, no effect.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if let Some(stamp) = STAMPS.get_ptr_mut(thread) {
-        // SAFETY: the map just gave it out; a thread wakes, leaves and arrives on one CPU at a time.
-        unsafe { *stamp = now };
-    } else if STAMPS.insert(thread, now, 0).is_err() {
-        count(FULL_RUNQUEUE);
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn leaves(preempted: bool, task: *const u8) -> Option<()> {
-    let state = field(task, &O_TASK_STATE)?;
-    if state == 0 || preempted {
-        return waits(task);
-    }
-    if state & TASK_DEAD != 0 {
-        // Most threads of a host never had one.
-        let _ = STAMPS.remove(field(task, &O_TASK_PID)?);
+    if field::<u32>(task, &O_TASK_STATE)? & TASK_DEAD != 0 {
+        // The id will be another's. Most threads of a host never had an entry.
+        let _ = WAITS.remove(field::<u32>(task, &O_TASK_PID)?);
     }
     None
 }
 
-/// The thread runs.
+/// Most processes of a host are not, and idle tasks, which are runnable whenever they do not run, never.
 #[inline(always)]
-fn arrives(task: *const u8) -> Option<()> {
-    let process = field(task, &O_TASK_TGID)?;
-    if process == 0 {
-        return None;
+fn may_be_ours(process: u32) -> bool {
+    let (word, bit) = filter_bit(process);
+    // SAFETY: the map just gave it out.
+    process != 0 && FILTER.get_ptr(word).is_some_and(|bits| unsafe { *bits } & bit != 0)
+}
+
+/// Counts the wait that was before the thread ran.
+#[inline(always)]
+fn waited(task: *const u8, process: u32) -> Option<()> {
+    let thread = field::<u32>(task, &O_TASK_PID)?;
+    let total = field::<u64>(task, &O_TASK_WAITED)?;
+    // Before anything is looked up: what changes meanwhile is looked up again the next time.
+    // SAFETY: the map's only element, which it just gave out.
+    let epoch = unsafe { *EPOCH.get_ptr(0)? };
+    let Some(entry) = WAITS.get_ptr_mut(thread) else {
+        let [slot, cell] = place_of(process, thread)?;
+        if WAITS.insert(thread, Waits { total, epoch, slot, cell, pad: 0 }, 0).is_err() {
+            count(FULL_RUNQUEUE);
+            return None;
+        }
+        // One that ran before is counted from now on.
+        return if field::<u64>(task, &O_TASK_RAN)? == 1 { add(cell, total) } else { None };
+    };
+    // SAFETY: the map just gave it out; a thread leaves one CPU at a time.
+    let Waits { total: before, epoch: looked_up, slot, cell, .. } = unsafe { *entry };
+    // SAFETY: as above.
+    unsafe { (*entry).total = total };
+    if looked_up == epoch {
+        return add(cell, total.saturating_sub(before));
     }
-    // SAFETY: copied at once, see `maps::member`.
-    let [slot, role] = unsafe { *GROUPS.get_ptr(process)? };
-    let thread = field(task, &O_TASK_PID)?;
-    let stamp = STAMPS.get_ptr_mut(thread)?;
-    // SAFETY: as in `waits`.
-    let since = unsafe { core::mem::replace(&mut *stamp, 0) };
-    if since == 0 {
-        return None;
-    }
-    let role = if role & HAS_THREADS == 0 { role } else { role_of(process, thread).unwrap_or(role & !HAS_THREADS) };
-    let histogram = RUNQUEUE.get_ptr_mut([slot, role])?;
-    // SAFETY: no arguments, no effect.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let [now_slot, now_cell] = place_of(process, thread)?;
+    // SAFETY: as above.
+    unsafe { *entry = Waits { total, epoch, slot: now_slot, cell: now_cell, pad: 0 } };
+    // What it waited as another sandbox's, or as nobody's, is not this one's.
+    if now_slot == slot { add(now_cell, total.saturating_sub(before)) } else { None }
+}
+
+#[inline(always)]
+fn add(cell: u32, nanoseconds: u64) -> Option<()> {
+    let histogram = RUNQUEUE.get_ptr_mut(cell)?;
     // SAFETY: the map just gave it out, and its values are histograms.
-    unsafe { observe(histogram.cast(), now.saturating_sub(since)) };
+    unsafe { observe(histogram.cast(), nanoseconds) };
     count(ACCOUNTED_RUNQUEUE);
     Some(())
 }
 
-/// A role of the thread's own. The thread id may have been another process' when the agent told of it.
+/// The slot, and where the waits of this thread are counted: in its own role's cell, or in its process'.
 #[inline(always)]
-fn role_of(process: u32, thread: u32) -> Option<u32> {
-    // SAFETY: copied at once.
-    let [owner, role] = unsafe { *THREADS.get_ptr(thread)? };
-    (owner == process).then_some(role)
+fn place_of(process: u32, thread: u32) -> Option<[u32; 2]> {
+    // SAFETY: copied at once, see `maps::member`.
+    let [slot, role, cell] = unsafe { *GROUPS.get_ptr(process)? };
+    if role & HAS_THREADS != 0
+        && let Some(own) = THREADS.get_ptr(thread)
+    {
+        // SAFETY: copied at once.
+        let [owner, own] = unsafe { *own };
+        // The thread id may have been another process' when the agent told of it.
+        if owner == process {
+            return Some([slot, own]);
+        }
+    }
+    Some([slot, cell])
 }

@@ -1,12 +1,15 @@
 //! The accounting programs: whether this kernel takes them, with and without BTF, and that they count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use kata_pulse_probe::account::{Hidden, KernelOptions, KernelView, ProgramGroup};
 use kata_pulse_probe::sandbox::{HostRole, Pid};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::report::Report;
+
+const BUSY: Duration = Duration::from_millis(500);
 
 pub fn check(report: &mut Report) {
     for (rung, btf) in [("account", true), ("account without BTF", false)] {
@@ -39,17 +42,31 @@ fn attached(view: &KernelView, group: ProgramGroup, btf: bool, report: &mut Repo
     }
 }
 
-/// This process sleeps and wakes.
+/// Two threads of this process want the same CPU.
 fn counts(view: &KernelView) -> anyhow::Result<()> {
     let slot = view.open();
     let own = Pid(std::process::id());
     view.watch(slot, own, start_ticks()?, HostRole::Shim)?;
-    for _ in 0..20 {
-        std::thread::sleep(Duration::from_millis(1));
+    let threads = [(); 2].map(|()| std::thread::spawn(busy));
+    for thread in threads {
+        thread.join().ok().context("a thread panicked")??;
     }
     let reading = view.free(slot);
     let (_, histogram) = reading.runqueue.first().context("no histogram")?;
-    ensure!(histogram.count() >= 20 && histogram.sum_seconds > 0.0, "{histogram:?}");
+    // Each ran for half of the time.
+    let share = histogram.sum_seconds / BUSY.as_secs_f64();
+    ensure!(histogram.count() >= 10 && (0.5..1.5).contains(&share), "{share} of {BUSY:?}: {histogram:?}");
+    Ok(())
+}
+
+fn busy() -> anyhow::Result<()> {
+    let mut one = CpuSet::new();
+    one.set(0);
+    sched_setaffinity(None, &one)?;
+    let begun = Instant::now();
+    while begun.elapsed() < BUSY {
+        std::hint::black_box(begun);
+    }
     Ok(())
 }
 

@@ -214,7 +214,13 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
         if within.len() == SANDBOXES && within.iter().all(is_complete) { Ok(()) } else { Err(format!("{within:#?}")) }
     });
     wait_for("readiness", &logs, || answers(inside, "/readyz"));
-    let page = get(inside, "/metrics").unwrap();
+    let mut page = String::new();
+    // Programs that count come when the kernel has looked at them, and readiness does not wait for them.
+    wait_for("the confined agent to tell of the programs that count", &logs, || {
+        page = get(inside, "/metrics").unwrap_or_default();
+        let is_told = page.contains("kata_pulse_ebpf_program_attached{program=\"runqueue_switch\"");
+        if is_told { Ok(()) } else { Err(page.clone()) }
+    });
     let used = page.lines().filter(|line| line.starts_with("container_cpu_usage_seconds_total{container=\"app"));
     assert!(used.count() >= SANDBOXES, "{page}");
     check_bounds(&confined);
@@ -233,7 +239,11 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
         if without == within { Ok(()) } else { Err(format!("{without:#?}\nwithin bounds: {within:#?}")) }
     });
     // Whatever the kernel grants an agent without bounds it grants the other.
-    assert_eq!(attached(&page), attached(&get(outside, "/metrics").unwrap()));
+    wait_for("the agent without bounds to have the same programs", &logs, || {
+        let without = get(outside, "/metrics").unwrap_or_default();
+        let (bounded, free) = (attached(&page), attached(&without));
+        if bounded == free { Ok(()) } else { Err(format!("{free:#?}\nwithin bounds: {bounded:#?}")) }
+    });
 }
 
 /// Named, counted by the runtime, and its guest asked by the way that is right for it.

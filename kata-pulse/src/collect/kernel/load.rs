@@ -9,7 +9,7 @@ use crate::kernel::{Object, ProgramStatus, bytes, chain, climb, embedded};
 
 /// Maps that a group of programs needs; of a group that is not wanted they are made as small as can be.
 const MAPS: [(ProgramGroup, &[&str]); 4] = [
-    (ProgramGroup::Runqueue, &["THREADS", "STAMPS", "RUNQUEUE"]),
+    (ProgramGroup::Runqueue, &["THREADS", "WAITS", "RUNQUEUE"]),
     (ProgramGroup::Kvm, &["KVM"]),
     (ProgramGroup::Block, &["BLOCK", "UNDER_WAY", "DEVICES"]),
     (ProgramGroup::Oom, &["OOM"]),

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::io;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use kata_pulse_common::account as abi;
-use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, HISTOGRAM_WORDS, Member, Thread};
+use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, Group, HISTOGRAM_WORDS, Member, Thread};
 
 pub(super) struct Maps {
-    pub groups: HashMap<MapData, u32, Member>,
+    pub groups: HashMap<MapData, u32, Group>,
+    filter: Array<MapData, u64>,
+    epoch: Array<MapData, u32>,
     pub threads: HashMap<MapData, u32, Thread>,
-    pub runqueue: HashMap<MapData, Member, [u64; HISTOGRAM_WORDS]>,
+    pub runqueue: Array<MapData, [u64; HISTOGRAM_WORDS]>,
     pub kvm: HashMap<MapData, u32, [u64; EXIT_CLASSES]>,
     pub block: HashMap<MapData, BlockKey, [u64; BLOCK_WORDS]>,
     devices: HashMap<MapData, u32, u32>,
@@ -29,6 +31,8 @@ impl Maps {
         }
         Ok(Self {
             groups: map!("GROUPS"),
+            filter: map!("FILTER"),
+            epoch: map!("EPOCH"),
             threads: map!("THREADS"),
             runqueue: map!("RUNQUEUE"),
             kvm: map!("KVM"),
@@ -37,6 +41,20 @@ impl Maps {
             oom: map!("OOM"),
             counters: map!("COUNTERS"),
         })
+    }
+
+    /// Whether threads of this process are looked at when they wait.
+    pub(super) fn let_pass(&mut self, process: u32, passes: bool) -> Result<(), MapError> {
+        let (word, bit) = abi::filter_bit(process);
+        let bits = self.filter.get(&word, 0)?;
+        self.filter.set(word, if passes { bits | bit } else { bits & !bit }, 0)
+    }
+
+    /// What the programs keep of groups and threads is out of date.
+    pub(super) fn changed(&mut self) -> Result<(), MapError> {
+        let epoch = self.epoch.get(&0, 0)?;
+        // 0 stands for nothing known.
+        self.epoch.set(0, epoch.wrapping_add(1).max(1), 0)
     }
 
     /// Sum over all CPUs.

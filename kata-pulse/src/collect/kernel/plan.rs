@@ -25,12 +25,17 @@ pub(super) struct Plan {
 }
 
 /// Global, member of task_struct; two rows for a name that changed in 5.14.
-const OFFSETS: [(&str, &str); 4] =
-    [("O_TASK_PID", "pid"), ("O_TASK_TGID", "tgid"), ("O_TASK_STATE", "__state"), ("O_TASK_STATE", "state")];
+const OFFSETS: [(&str, &str); 6] = [
+    ("O_TASK_PID", "pid"),
+    ("O_TASK_TGID", "tgid"),
+    ("O_TASK_STATE", "__state"),
+    ("O_TASK_STATE", "state"),
+    ("O_TASK_WAITED", "sched_info.run_delay"),
+    ("O_TASK_RAN", "sched_info.pcount"),
+];
 
-/// BTF tracepoints, and the arguments of each that must be tasks.
-const SCHEDULER: [(&str, &[usize]); 3] =
-    [("sched_wakeup", &[0]), ("sched_wakeup_new", &[0]), ("sched_switch", &[1, 2])];
+/// What [`OFFSETS`] must have found.
+const SCHEDULER: [&str; 5] = ["O_TASK_PID", "O_TASK_TGID", "O_TASK_STATE", "O_TASK_WAITED", "O_TASK_RAN"];
 
 /// How a field of a record is found.
 #[derive(Clone, Copy)]
@@ -97,18 +102,12 @@ impl Facts {
     }
 }
 
-/// Offsets in the kernel's structures; an error if the scheduler's tracepoints are not what the programs expect.
+/// Offsets in the kernel's structures; an error if the scheduler's tracepoint is not what the program expects.
 fn parse_btf(bytes: &[u8]) -> Result<BTreeMap<&'static str, u32>, String> {
-    let traces = SCHEDULER.map(|(name, _)| format!("btf_trace_{name}"));
-    let mut wanted = vec!["task_struct"];
-    wanted.extend(traces.iter().map(String::as_str));
-    let btf = Btf::parse(bytes, &wanted).map_err(|error| error.to_string())?;
-    for (name, tasks) in SCHEDULER {
-        let points_to = btf.tracepoint(name).map(|prototype| prototype.points_to).unwrap_or_default();
-        let is_task = |&at: &usize| points_to.get(at).is_some_and(|found| found == "task_struct");
-        if !tasks.iter().all(is_task) {
-            return Err(format!("the kernel's BTF has no tracepoint {name} that gives tasks"));
-        }
+    let btf = Btf::parse(bytes, &["task_struct", "btf_trace_sched_switch"]).map_err(|error| error.to_string())?;
+    let points_to = btf.tracepoint("sched_switch").map(|prototype| prototype.points_to).unwrap_or_default();
+    if points_to.get(1).is_none_or(|found| found != "task_struct") {
+        return Err("the kernel's BTF has no tracepoint sched_switch that gives tasks".to_owned());
     }
     let mut offsets = BTreeMap::new();
     for (global, member) in OFFSETS {
@@ -166,18 +165,13 @@ fn rungs(group: ProgramGroup, facts: &Facts, globals: &BTreeMap<&'static str, u3
 type Program = (&'static str, &'static str, &'static [&'static str]);
 
 fn scheduler_steps() -> Vec<Step> {
-    let step = |program, name| Step { program, hook: Hook::BtfTracepoint(name) };
-    vec![
-        step("runqueue_switch", "sched_switch"),
-        step("runqueue_wakeup", "sched_wakeup"),
-        step("runqueue_wakeup_new", "sched_wakeup_new"),
-    ]
+    vec![Step { program: "runqueue_switch", hook: Hook::BtfTracepoint("sched_switch") }]
 }
 
 fn scheduler_refused(facts: &Facts, globals: &BTreeMap<&'static str, u32>) -> Option<String> {
     match &facts.btf {
         Err(reason) => Some(reason.clone()),
-        Ok(_) => missing(globals, &["O_TASK_PID", "O_TASK_TGID", "O_TASK_STATE"]),
+        Ok(_) => missing(globals, &SCHEDULER),
     }
 }
 

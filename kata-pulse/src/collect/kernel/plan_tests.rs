@@ -11,7 +11,7 @@ fn everything() -> Facts {
         parse_format(&fields.collect::<String>())
     };
     Facts {
-        btf: Ok([("O_TASK_PID", 8), ("O_TASK_TGID", 12), ("O_TASK_STATE", 16)].into()),
+        btf: Ok(SCHEDULER.into_iter().zip((8..).step_by(8)).collect()),
         formats: Ok(TRACEPOINTS.iter().map(|&name| (name, format(name))).collect()),
     }
 }

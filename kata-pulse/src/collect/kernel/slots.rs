@@ -1,23 +1,30 @@
 //! Which processes and threads are told to the kernel for which slot. No IO.
 //!
-//! A slot's number is never given twice, so that nothing that a sandbox left behind can be taken for another's.
+//! A slot's number is never given twice, so that nothing that a sandbox left behind can be taken for another's. Cells are,
+//! as late as can be: a program that looked one up has long added to it by then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use kata_pulse_common::account::{CELLS, filter_bit};
 
 use crate::sandbox::HostRole;
 
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     last: u32,
-    /// Roles that had a process or thread.
-    slots: BTreeMap<u32, BTreeSet<HostRole>>,
+    /// Roles that had a process or thread, with their cells.
+    slots: BTreeMap<u32, BTreeMap<HostRole, u32>>,
     processes: BTreeMap<u32, Watched>,
+    /// Never given yet.
+    next_cell: u32,
+    free_cells: VecDeque<u32>,
 }
 
 #[derive(Debug)]
 pub(super) struct Watched {
     pub slot: u32,
     pub role: HostRole,
+    pub cell: u32,
     /// Those with a role of their own.
     pub threads: BTreeSet<u32>,
 }
@@ -25,7 +32,7 @@ pub(super) struct Watched {
 impl Slots {
     pub(super) fn open(&mut self) -> u32 {
         self.last += 1;
-        self.slots.insert(self.last, BTreeSet::new());
+        self.slots.insert(self.last, BTreeMap::new());
         self.last
     }
 
@@ -37,23 +44,39 @@ impl Slots {
         self.slots.keys().copied().collect()
     }
 
-    pub(super) fn roles(&self, slot: u32) -> Vec<HostRole> {
-        self.slots.get(&slot).map(|roles| roles.iter().copied().collect()).unwrap_or_default()
+    /// Roles and their cells.
+    pub(super) fn roles(&self, slot: u32) -> impl Iterator<Item = (HostRole, u32)> {
+        self.slots.get(&slot).into_iter().flatten().map(|(role, cell)| (*role, *cell))
     }
 
-    /// Whether the role is new to the slot.
-    pub(super) fn add_role(&mut self, slot: u32, role: HostRole) -> bool {
-        self.slots.get_mut(&slot).is_some_and(|roles| roles.insert(role))
+    pub(super) fn cell(&self, slot: u32, role: HostRole) -> Option<u32> {
+        self.slots.get(&slot)?.get(&role).copied()
+    }
+
+    /// A cell for a role that is new to the slot. `None`: all are taken, or the slot is closed.
+    pub(super) fn add_role(&mut self, slot: u32, role: HostRole) -> Option<u32> {
+        let roles = self.slots.get_mut(&slot)?;
+        let cell = if self.next_cell < CELLS {
+            self.next_cell += 1;
+            self.next_cell - 1
+        } else {
+            self.free_cells.pop_front()?
+        };
+        self.free_cells.extend(roles.insert(role, cell));
+        Some(cell)
     }
 
     pub(super) fn forget_role(&mut self, slot: u32, role: HostRole) {
-        if let Some(roles) = self.slots.get_mut(&slot) {
-            roles.remove(&role);
-        }
+        self.free_cells.extend(self.slots.get_mut(&slot).and_then(|roles| roles.remove(&role)));
     }
 
-    pub(super) fn add_process(&mut self, process: u32, slot: u32, role: HostRole) {
-        self.processes.insert(process, Watched { slot, role, threads: BTreeSet::new() });
+    pub(super) fn add_process(&mut self, process: u32, watched: Watched) {
+        self.processes.insert(process, watched);
+    }
+
+    /// Whether any process has this one's bit in the filter.
+    pub(super) fn shares_bit(&self, process: u32) -> bool {
+        self.processes.keys().any(|other| filter_bit(*other) == filter_bit(process))
     }
 
     pub(super) fn process_mut(&mut self, process: u32) -> Option<&mut Watched> {
@@ -71,7 +94,7 @@ impl Slots {
     }
 
     pub(super) fn close(&mut self, slot: u32) {
-        self.slots.remove(&slot);
+        self.free_cells.extend(self.slots.remove(&slot).into_iter().flat_map(BTreeMap::into_values));
     }
 }
 
@@ -92,12 +115,47 @@ mod tests {
     fn a_number_is_never_given_twice() {
         let mut slots = Slots::default();
         let first = slots.open();
-        slots.add_process(7, first, HostRole::Vmm);
         slots.close(first);
         let second = slots.open();
         assert_ne!(first, second);
         assert!(!slots.is_open(first) && slots.is_open(second));
-        assert!(!slots.add_role(first, HostRole::Vmm), "a closed slot takes no role");
+        assert_eq!(slots.add_role(first, HostRole::Vmm), None, "a closed slot takes no role");
+    }
+
+    #[test]
+    fn a_cell_is_given_again_only_when_all_others_were() {
+        let mut slots = Slots::default();
+        let (first, second) = (slots.open(), slots.open());
+        assert_eq!(slots.add_role(first, HostRole::Vmm), Some(0));
+        assert_eq!(slots.add_role(second, HostRole::Vmm), Some(1));
+        slots.close(second);
+        slots.close(first);
+        for cell in 2..CELLS {
+            let slot = slots.open();
+            assert_eq!(slots.add_role(slot, HostRole::Shim), Some(cell));
+        }
+        let last = slots.open();
+        assert_eq!(slots.add_role(last, HostRole::Shim), Some(1), "that which is free for longest");
+        assert_eq!(slots.add_role(last, HostRole::Vmm), Some(0));
+        assert_eq!(slots.add_role(last, HostRole::Vcpu), None);
+        slots.forget_role(last, HostRole::Vmm);
+        assert_eq!(slots.add_role(last, HostRole::Vcpu), Some(0));
+        assert_eq!(slots.roles(last).collect::<Vec<_>>(), [(HostRole::Vcpu, 0), (HostRole::Shim, 1)]);
+    }
+
+    #[test]
+    fn a_bit_of_the_filter_is_kept_while_any_process_has_it() {
+        let mut slots = Slots::default();
+        let slot = slots.open();
+        let watched = || Watched { slot, role: HostRole::Vmm, cell: 0, threads: BTreeSet::new() };
+        let (one, other) = (70_000, 70_000 - 65_536);
+        slots.add_process(one, watched());
+        assert!(slots.shares_bit(other) && !slots.shares_bit(other + 1) && !slots.shares_bit(other + 64));
+        slots.add_process(other, watched());
+        slots.remove_process(one);
+        assert!(slots.shares_bit(one));
+        slots.remove_process(other);
+        assert!(!slots.shares_bit(one));
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! The running view: processes in, readings out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fmt, fs};
 
 use aya::Ebpf;
 use aya::maps::MapError;
+use kata_pulse_common::NONE;
 use kata_pulse_common::account as abi;
 use kata_pulse_common::account::{BLOCK_WORDS, BlockKey, EXIT_CLASSES, HISTOGRAM_WORDS, Member};
 use tracing::{info, warn};
 
 use super::maps::{Maps, OPERATIONS, ignore_missing};
-use super::slots::{Slots, role_number, role_of_number};
+use super::slots::{Slots, Watched, role_number, role_of_number};
 use super::types::histogram;
 use super::{BlockReading, KernelOptions, KernelReading, ProgramGroup, devices, exits, load};
 use crate::kernel::{ProgramStatus, RunStats, give_memory_back, run_stats};
@@ -31,6 +32,8 @@ pub enum WatchError {
     NotWatched(Pid),
     #[error("the slot was freed")]
     Freed,
+    #[error("no room to count the waits of process {process}: sandboxes have more than {limit} roles together")]
+    Full { process: Pid, limit: u32 },
     #[error("tell the kernel of process {process} in the map {map}")]
     Map { process: Pid, map: &'static str, source: Box<MapError> },
 }
@@ -144,17 +147,19 @@ impl KernelView {
             return Err(WatchError::Freed);
         }
         state.remove_process(process.0);
-        self.prepare(&mut state, slot, process, role)?;
+        let cell = self.prepare(&mut state, slot, process, role)?;
         let Some(maps) = &mut state.maps else { return Ok(()) };
-        let told = maps.groups.insert(process.0, [slot.0, role_number(role)], 0);
+        let told = maps.groups.insert(process.0, [slot.0, role_number(role), cell], 0);
         told.map_err(|source| map_error(process, "GROUPS", source))?;
+        state.slots.add_process(process.0, Watched { slot: slot.0, role, cell, threads: BTreeSet::new() });
         // Only now it is sure that nobody took the pid in between.
-        if read_start_ticks(&self.procfs, process) == Some(start_ticks) {
-            state.slots.add_process(process.0, slot.0, role);
-            return Ok(());
+        if read_start_ticks(&self.procfs, process) != Some(start_ticks) {
+            state.remove_process(process.0);
+            return Err(WatchError::Gone(process));
         }
-        drop(maps.groups.remove(&process.0));
-        Err(WatchError::Gone(process))
+        let told =
+            state.maps.as_mut().map_or(Ok(()), |maps| maps.changed().and_then(|()| maps.let_pass(process.0, true)));
+        told.map_err(|source| map_error(process, "FILTER", source))
     }
 
     /// A thread of a watched process has a role of its own.
@@ -164,15 +169,16 @@ impl KernelView {
             return Ok(());
         }
         let watched = state.slots.process_mut(process.0).ok_or(WatchError::NotWatched(process))?;
-        let (slot, own, first) = (watched.slot, watched.role, watched.threads.is_empty());
-        self.prepare(&mut state, Slot(slot), process, role)?;
+        let (slot, first) = (watched.slot, watched.threads.is_empty());
+        let group = [slot, role_number(watched.role) | abi::HAS_THREADS, watched.cell];
+        let cell = self.prepare(&mut state, Slot(slot), process, role)?;
         let State { slots, maps: Some(maps) } = &mut *state else { return Ok(()) };
-        let told = maps.threads.insert(thread.0, [process.0, role_number(role)], 0);
+        let told = maps.threads.insert(thread.0, [process.0, cell], 0);
         told.map_err(|source| map_error(process, "THREADS", source))?;
         if first {
-            let member = [slot, role_number(own) | abi::HAS_THREADS];
-            maps.groups.insert(process.0, member, 0).map_err(|source| map_error(process, "GROUPS", source))?;
+            maps.groups.insert(process.0, group, 0).map_err(|source| map_error(process, "GROUPS", source))?;
         }
+        maps.changed().map_err(|source| map_error(process, "EPOCH", source))?;
         if let Some(watched) = slots.process_mut(process.0) {
             watched.threads.insert(thread.0);
         }
@@ -184,7 +190,7 @@ impl KernelView {
         let mut state = self.lock();
         let State { slots, maps: Some(maps) } = &mut *state else { return };
         if slots.process_mut(process.0).is_some_and(|watched| watched.threads.remove(&thread.0)) {
-            drop(maps.threads.remove(&thread.0));
+            report(maps.threads.remove(&thread.0).and_then(|()| maps.changed()).err());
         }
     }
 
@@ -228,7 +234,7 @@ impl KernelView {
             let reading = KernelReading {
                 block: self.block(own, &mut names),
                 oom_kills: killed(kills),
-                ..by_slot(maps, &state.slots, slot)
+                ..self.by_slot(maps, &state.slots, slot)
             };
             (Slot(slot), reading)
         });
@@ -247,17 +253,20 @@ impl KernelView {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for what the slot's processes of this role will do; the programs make none for themselves.
-    fn prepare(&self, state: &mut State, slot: Slot, process: Pid, role: HostRole) -> Result<(), WatchError> {
-        let State { slots, maps: Some(maps) } = state else { return Ok(()) };
-        let first = slots.roles(slot.0).is_empty();
-        if !slots.add_role(slot.0, role) {
-            return Ok(());
+    /// Room for what the slot's processes of this role will do; the programs make none for themselves. The cell of the
+    /// role's waits.
+    fn prepare(&self, state: &mut State, slot: Slot, process: Pid, role: HostRole) -> Result<u32, WatchError> {
+        let State { slots, maps: Some(maps) } = state else { return Ok(NONE) };
+        if let Some(cell) = slots.cell(slot.0, role) {
+            return Ok(cell);
         }
+        let first = slots.roles(slot.0).next().is_none();
+        let cell = slots.add_role(slot.0, role).ok_or(WatchError::Full { process, limit: abi::CELLS })?;
         let mut made = Ok(());
         if self.has(ProgramGroup::Runqueue) {
-            let inserted = maps.runqueue.insert([slot.0, role_number(role)], [0; HISTOGRAM_WORDS], 0);
-            made = inserted.map_err(|source| map_error(process, "RUNQUEUE", source));
+            // Another sandbox may have had it.
+            let emptied = maps.runqueue.set(cell, [0; HISTOGRAM_WORDS], 0);
+            made = emptied.map_err(|source| map_error(process, "RUNQUEUE", source));
         }
         if first && made.is_ok() && self.has(ProgramGroup::Kvm) {
             let inserted = maps.kvm.insert(slot.0, [0; EXIT_CLASSES], 0);
@@ -266,7 +275,7 @@ impl KernelView {
         if made.is_err() {
             slots.forget_role(slot.0, role);
         }
-        made
+        made.map(|()| cell)
     }
 
     fn read_one(&self, state: &State, slot: Slot) -> KernelReading {
@@ -274,7 +283,19 @@ impl KernelView {
         KernelReading {
             block: self.block(&maps.block_of(slot.0), &mut BTreeMap::new()),
             oom_kills: killed(maps.all_oom().range([slot.0, 0]..=[slot.0, u32::MAX])),
-            ..by_slot(maps, &state.slots, slot.0)
+            ..self.by_slot(maps, &state.slots, slot.0)
+        }
+    }
+
+    /// What is kept by slot.
+    fn by_slot(&self, maps: &Maps, slots: &Slots, slot: u32) -> KernelReading {
+        // A cell that nobody counts in holds zeros.
+        let roles = slots.roles(slot).filter(|_| self.has(ProgramGroup::Runqueue));
+        let of_role = |(role, cell)| Some((role, histogram(&maps.runqueue.get(&cell, 0).ok()?)));
+        KernelReading {
+            runqueue: roles.filter_map(of_role).collect(),
+            kvm_exits: maps.kvm.get(&slot, 0).map(|classes| exits::named(&classes)).unwrap_or_default(),
+            ..KernelReading::default()
         }
     }
 
@@ -310,17 +331,19 @@ impl State {
         let Some(watched) = self.slots.remove_process(process) else { return };
         let Some(maps) = &mut self.maps else { return };
         let threads = watched.threads.iter().map(|thread| maps.threads.remove(thread));
-        let failed = threads.chain([maps.groups.remove(&process)]).find_map(|removed| ignore_missing(removed).err());
-        report(failed);
+        let mut failed =
+            threads.chain([maps.groups.remove(&process)]).find_map(|removed| ignore_missing(removed).err());
+        if !self.slots.shares_bit(process) {
+            failed = failed.or(maps.let_pass(process, false).err());
+        }
+        report(failed.or(maps.changed().err()));
     }
 
     /// What the kernel has of the slot.
     fn close(&mut self, slot: u32) {
-        let roles = self.slots.roles(slot);
         self.slots.close(slot);
         let Some(maps) = &mut self.maps else { return };
-        let mut results: Vec<_> = roles.iter().map(|role| maps.runqueue.remove(&[slot, role_number(*role)])).collect();
-        results.push(maps.kvm.remove(&slot));
+        let mut results = vec![maps.kvm.remove(&slot)];
         let block: Vec<BlockKey> = maps.block_of(slot).into_keys().collect();
         results.extend(block.iter().map(|key| maps.block.remove(key)));
         let oom: Vec<Member> = maps.all_oom().into_keys().filter(|key| key[0] == slot).collect();
@@ -338,16 +361,6 @@ fn report(failed: Option<MapError>) {
 
 fn map_error(process: Pid, map: &'static str, source: MapError) -> WatchError {
     WatchError::Map { process, map, source: Box::new(source) }
-}
-
-/// What is kept by slot.
-fn by_slot(maps: &Maps, slots: &Slots, slot: u32) -> KernelReading {
-    let of_role = |role| Some((role, histogram(&maps.runqueue.get(&[slot, role_number(role)], 0).ok()?)));
-    KernelReading {
-        runqueue: slots.roles(slot).into_iter().filter_map(of_role).collect(),
-        kvm_exits: maps.kvm.get(&slot, 0).map(|classes| exits::named(&classes)).unwrap_or_default(),
-        ..KernelReading::default()
-    }
 }
 
 fn killed<'a>(kills: impl Iterator<Item = (&'a Member, &'a u64)>) -> Vec<(HostRole, u64)> {

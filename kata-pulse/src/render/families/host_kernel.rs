@@ -10,7 +10,7 @@ pub(super) const RUNQUEUE: Family = kernel(
     "seconds",
     "role",
     "Time from runnable to running of the sandbox's threads.",
-    "eBPF: sched_wakeup, sched_switch",
+    "eBPF: sched_switch, sched_info",
     |host, sink| {
         for (role, histogram) in &host.kernel.runqueue {
             sink.put_histogram(&[("role", role.as_str())], histogram);
