@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kata_pulse::collect::host::{HostOptions, HostReader, HostReading, Target, Tiers};
-use kata_pulse::config::{BaseDirectory, HostPaths};
+use kata_pulse::config::{BaseDirectory, CgroupNamespace, HostPaths};
 use kata_pulse::discover::{self, DiscoveryCounters};
 use kata_pulse::registry::{AgentReply, Registry};
 use kata_pulse::sandbox::{Runtime, Sandbox, SandboxId};
@@ -39,14 +39,20 @@ fn short_root() -> PathBuf {
 }
 
 fn paths(root: &Path) -> HostPaths {
-    HostPaths {
+    let mut paths = HostPaths {
         bases: vec![
             BaseDirectory { runtime: Some(Runtime::Go), path: root.join("run/vc/sbs") },
             BaseDirectory { runtime: Some(Runtime::Rust), path: root.join("run/kata") },
         ],
         procfs: root.join("proc"),
         sysfs: root.join("sys"),
+        cgroup_namespace: CgroupNamespace::HOST,
+    };
+    // Most hosts say nothing of the agent's own process.
+    if paths.procfs.join("self").exists() {
+        paths.cgroup_namespace = discover::cgroup_namespace::read(&paths).unwrap();
     }
+    paths
 }
 
 /// What one full scan of the host brings, one line per sandbox, and what was refused or left over; then what the host's

@@ -24,7 +24,7 @@ use crate::collect::cri::{self, Client, CriUpdate};
 use crate::collect::host::{HostOptions, HostReader};
 use crate::collect::schedule;
 use crate::collect::shim::client::Limits;
-use crate::config::{Config, Level};
+use crate::config::{Config, HostPaths, Level};
 use crate::discover::ebpf::EbpfWatch;
 use crate::discover::{self, Batch, DiscoveryCounters, boot_now, shim_version};
 use crate::registry::Registry;
@@ -48,7 +48,7 @@ const FIRST_COLLECTION_PATIENCE: Duration = Duration::from_millis(1500);
 const STOP_PATIENCE: Duration = Duration::from_millis(800);
 
 /// Runs until a signal to stop comes, or a task panics.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
     memory::keep_pages_apart();
     let signals = Signals::listen()?;
     if let Err(error) = discover::raise_descriptor_limit() {
@@ -75,6 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let rights = Rights::read(&config.host);
     rights.report(&config);
+    find_cgroup_namespace(&mut config.host).await;
     let kernel = start_ebpf(&config, &rights, &own).await?;
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
@@ -385,6 +386,20 @@ async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store:
             readiness.collected.store(true, Ordering::Release);
             return;
         }
+    }
+}
+
+/// One line where it is not found.
+async fn find_cgroup_namespace(host: &mut HostPaths) {
+    let paths = host.clone();
+    match tokio::task::spawn_blocking(move || discover::cgroup_namespace::read(&paths)).await {
+        Ok(Ok(namespace)) => host.cgroup_namespace = namespace,
+        Ok(Err(error)) => warn!(
+            error = &error as &dyn std::error::Error,
+            "where this container's cgroup namespace begins on the node is not known: no kata_sandbox_cgroup_*, and no \
+             cgroup proves which process is whose; mount the host's /sys at /sys, or set --procfs and --sysfs"
+        ),
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "the cgroup namespace could not be looked for"),
     }
 }
 

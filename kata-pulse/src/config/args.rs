@@ -132,7 +132,7 @@ impl From<Args> for Config {
             host_interval: Duration::from_secs(args.host_interval_secs),
             log_level: args.log_level,
             log_format: args.log_format,
-            host: HostPaths { bases: args.sandbox_dir, procfs: args.procfs, sysfs: args.sysfs },
+            host: HostPaths { bases: args.sandbox_dir, procfs: args.procfs, sysfs: args.sysfs, ..HostPaths::default() },
             ebpf: args.ebpf,
             ebpf_directories: args.ebpf_directories,
             shim_metrics: args.shim_metrics,

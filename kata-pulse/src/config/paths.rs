@@ -1,5 +1,6 @@
 //! Where the host's trees are: every path hangs from here, so a test swaps the host.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::sandbox::{Pid, Runtime, SandboxId};
@@ -18,6 +19,34 @@ pub struct HostPaths {
     pub bases: Vec<BaseDirectory>,
     pub procfs: PathBuf,
     pub sysfs: PathBuf,
+    pub cgroup_namespace: CgroupNamespace,
+}
+
+/// Where the agent's own cgroup namespace begins on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupNamespace(Option<String>);
+
+impl CgroupNamespace {
+    /// At the root.
+    pub const HOST: Self = Self(None);
+
+    pub fn beginning_at(path: &str) -> Self {
+        Self(Some(path.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty()))
+    }
+
+    /// The host's path of a cgroup (v2) that `/proc` names; one that leads out of the hierarchy stays as it is.
+    pub fn absolute<'a>(&self, seen: &'a str) -> Cow<'a, str> {
+        let Some(begin) = &self.0 else { return Cow::Borrowed(seen) };
+        let mut path = begin.as_str();
+        let mut names = seen.trim_start_matches('/');
+        // Only at the start: no cgroup is called so.
+        while let Some(rest) = names.strip_prefix("..") {
+            let Some((parent, _)) = path.rsplit_once('/') else { return Cow::Borrowed(seen) };
+            path = parent;
+            names = rest.trim_start_matches('/');
+        }
+        Cow::Owned(if names.is_empty() && !path.is_empty() { path.to_owned() } else { format!("{path}/{names}") })
+    }
 }
 
 impl HostPaths {
@@ -44,6 +73,31 @@ impl Default for HostPaths {
             ],
             procfs: "/proc".into(),
             sysfs: "/sys".into(),
+            cgroup_namespace: CgroupNamespace::HOST,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_out_of_a_namespace_are_the_host_s() {
+        let namespace = CgroupNamespace::beginning_at("/kubepods.slice/kubepods-pod1.slice/agent.scope");
+        for (seen, absolute) in [
+            ("/", "/kubepods.slice/kubepods-pod1.slice/agent.scope"),
+            ("/below", "/kubepods.slice/kubepods-pod1.slice/agent.scope/below"),
+            ("/../other.scope", "/kubepods.slice/kubepods-pod1.slice/other.scope"),
+            ("/../../kubepods-pod2.slice/kata_sid", "/kubepods.slice/kubepods-pod2.slice/kata_sid"),
+            ("/../../../kata_overhead/sid", "/kata_overhead/sid"),
+            ("/../../..", "/"),
+            ("/../../../../x", "/../../../../x"),
+        ] {
+            assert_eq!(namespace.absolute(seen), absolute, "{seen}");
+        }
+        for host in [CgroupNamespace::HOST, CgroupNamespace::beginning_at("/")] {
+            assert_eq!(host.absolute("/../x"), "/../x");
         }
     }
 }

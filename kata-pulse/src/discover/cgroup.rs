@@ -1,16 +1,22 @@
 //! Cgroups as evidence: what Kata's state files name, what `/proc` says a process is in. Pure.
 //!
-//! Paths are those of the host's hierarchy. Seen out of a cgroup namespace they begin with `/..` and prove nothing.
+//! Paths are those of the host's hierarchy. One that begins with `/..` proves nothing: it is seen out of a cgroup namespace
+//! whose place on the host is not known.
 
+use crate::config::CgroupNamespace;
 use crate::sandbox::SandboxId;
 
 /// Distinct paths in `/proc/<pid>/cgroup`, of all hierarchies; the root says nothing.
-pub fn parse_cgroups(bytes: &[u8]) -> Vec<String> {
+pub fn parse_cgroups(bytes: &[u8], namespace: &CgroupNamespace) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let mut paths: Vec<String> = Vec::new();
-    for path in text.lines().filter_map(|line| line.splitn(3, ':').nth(2)) {
-        if path != "/" && !paths.iter().any(|known| known == path) {
-            paths.push(path.to_owned());
+    for line in text.lines() {
+        let path = match line.strip_prefix("0::") {
+            Some(unified) => namespace.absolute(unified),
+            None => line.splitn(3, ':').nth(2).unwrap_or("/").into(),
+        };
+        if path != "/" && !paths.iter().any(|known| *known == path) {
+            paths.push(path.into_owned());
         }
     }
     paths
@@ -62,9 +68,12 @@ mod tests {
 
     #[test]
     fn both_versions_are_read_and_the_root_is_nothing() {
-        assert_eq!(parse_cgroups(b"0::/a/b\n"), ["/a/b"]);
+        let host = CgroupNamespace::HOST;
+        assert_eq!(parse_cgroups(b"0::/a/b\n", &host), ["/a/b"]);
         let hybrid = b"5:memory:/k/s\n4:cpu,cpuacct:/k/s\n1:name=systemd:/\n0::/x:y\n";
-        assert_eq!(parse_cgroups(hybrid), ["/k/s", "/x:y"]);
+        assert_eq!(parse_cgroups(hybrid, &host), ["/k/s", "/x:y"]);
+        let container = CgroupNamespace::beginning_at("/k/agent");
+        assert_eq!(parse_cgroups(b"4:cpu:/k/s\n0::/../s\n", &container), ["/k/s"]);
     }
 
     #[test]
@@ -89,7 +98,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), name in "\\PC{0,60}") {
-            let _ = is_inside(&parse_cgroups(&bytes), &candidates(&[name + "sid"], &id()));
+            let _ = is_inside(&parse_cgroups(&bytes, &CgroupNamespace::beginning_at("/a/b")), &candidates(&[name + "sid"], &id()));
         }
     }
 }

@@ -20,6 +20,7 @@ pub fn host(root: &Path) -> HostPaths {
         bases: vec![BaseDirectory { runtime: Some(Runtime::Go), path: base }],
         procfs: root.join("proc"),
         sysfs: root.join("sys"),
+        ..HostPaths::default()
     };
     process(&host, 1, 0, 1, "/sbin/init", HOST);
     host

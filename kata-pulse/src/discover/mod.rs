@@ -7,6 +7,7 @@
 
 mod census;
 pub mod cgroup;
+pub mod cgroup_namespace;
 mod clock;
 mod descriptor;
 pub mod directory;

@@ -34,7 +34,7 @@ pub struct Outline {
     pub executable: PathBuf,
     /// Inode of the mount namespace; `None` where we may not look.
     pub mount_namespace: Option<u64>,
-    /// Its cgroups, as this agent sees their paths.
+    /// Its cgroups, by the host's paths.
     pub cgroups: Vec<String>,
     pub uid: u32,
 }
@@ -111,7 +111,8 @@ pub fn read_outline(host: &HostPaths, pid: Pid) -> Result<Option<Outline>, Proce
     let directory = host.proc_file(pid, "");
     let uid = std::fs::metadata(&directory).map_err(|source| ProcessError::Read { path: directory, source })?.uid();
     let mount_namespace = read_mount_namespace(host, pid);
-    let cgroups = read_small(&host.proc_file(pid, "cgroup")).map(|bytes| cgroup::parse_cgroups(&bytes));
+    let cgroups =
+        read_small(&host.proc_file(pid, "cgroup")).map(|bytes| cgroup::parse_cgroups(&bytes, &host.cgroup_namespace));
     let cgroups = cgroups.unwrap_or_default();
     Ok(Some(Outline { pid, parent, start_ticks, executable, mount_namespace, cgroups, uid }))
 }

@@ -11,6 +11,7 @@ use procfs::{FromBufRead, ProcessCGroup, ProcessCGroups};
 
 use super::cgroup_files::{read_v1, read_v2};
 use super::files::Scratch;
+use crate::config::CgroupNamespace;
 use crate::model::CgroupReading;
 use crate::sandbox::SandboxId;
 
@@ -24,6 +25,8 @@ pub(super) struct Owner<'a> {
     pub id: &'a SandboxId,
     /// The pod's cgroup, which is never the sandbox's.
     pub pod: Option<&'a str>,
+    /// Out of which the paths were read.
+    pub namespace: &'a CgroupNamespace,
 }
 
 /// One cgroup and its directories.
@@ -55,8 +58,11 @@ impl Places {
         let Ok(ProcessCGroups(lines)) = ProcessCGroups::from_buf_read(file) else { return false };
         let is_v1 = lines.iter().any(|line| has(line, "cpuacct") || has(line, "memory"));
         for line in &lines {
-            let Some((path, kind)) = own_cgroup(&line.pathname, owner) else { continue };
-            if !is_v1 && line.hierarchy == 0 {
+            // Containers share the hierarchies of v1 with the host.
+            let unified = line.hierarchy == 0;
+            let path = if unified { owner.namespace.absolute(&line.pathname) } else { line.pathname.as_str().into() };
+            let Some((path, kind)) = own_cgroup(&path, owner) else { continue };
+            if !is_v1 && unified {
                 self.place(path, kind, Tree::Unified);
             } else if is_v1 {
                 self.add_v1(line, path, kind);
@@ -109,13 +115,13 @@ fn is_below(path: &str, parent: &str) -> bool {
 /// Kind and path of the sandbox's own cgroups that one `cgroup` file names.
 pub fn parse(file: &[u8], id: &SandboxId) -> Vec<(&'static str, String)> {
     let mut places = Places::default();
-    places.add(Owner { id, pod: None }, file);
+    places.add(Owner { id, pod: None, namespace: &CgroupNamespace::HOST }, file);
     places.distinct().into_iter().map(|place| (place.kind, place.path)).collect()
 }
 
 /// The part of a path that ends with the sandbox's own cgroup, and its kind.
 fn own_cgroup<'a>(path: &'a str, owner: Owner<'_>) -> Option<(&'a str, &'static str)> {
-    // Out of another cgroup namespace it begins with `/..`, and says nothing about where it is.
+    // Out of a cgroup namespace whose place is not known it begins with `/..`, and says nothing about where it is.
     if !path.starts_with('/') || path.split('/').any(|name| name == "..") {
         return None;
     }
@@ -186,7 +192,7 @@ mod tests {
     }
 
     fn own(path: &str) -> Option<(&str, &'static str)> {
-        own_cgroup(path, Owner { id: &id(), pod: Some("/kubepods/pod-sid") })
+        own_cgroup(path, Owner { id: &id(), pod: Some("/kubepods/pod-sid"), namespace: &CgroupNamespace::HOST })
     }
 
     #[test]
@@ -228,7 +234,7 @@ mod tests {
     fn places(files: &[&str]) -> Vec<(&'static str, String)> {
         let (id, mut places) = (id(), Places::default());
         for file in files {
-            places.add(Owner { id: &id, pod: None }, file.as_bytes());
+            places.add(Owner { id: &id, pod: None, namespace: &CgroupNamespace::HOST }, file.as_bytes());
         }
         places.distinct().into_iter().map(|place| (place.kind, place.path)).collect()
     }
@@ -243,7 +249,7 @@ mod tests {
     fn of_a_hybrid_host_the_hierarchies_with_controllers_count() {
         let file = "4:memory:/p/sid\n3:cpu,cpuacct:/p/sid\n2:pids:/x/sid\n1:name=systemd:/s/sid\n0::/u/sid\n";
         let (id, mut all) = (id(), Places::default());
-        assert!(all.add(Owner { id: &id, pod: None }, file.as_bytes()));
+        assert!(all.add(Owner { id: &id, pod: None, namespace: &CgroupNamespace::HOST }, file.as_bytes()));
         let mount = Some("cpu,cpuacct".to_owned());
         let tree = Tree::V1 { cpuacct: mount.clone(), cpu: mount, memory: Some("memory".to_owned()) };
         assert_eq!(all.distinct(), [Place { kind: "sandbox", path: "/p/sid".to_owned(), tree }]);
@@ -255,9 +261,9 @@ mod tests {
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), path in "[/a-z.:_-]{0,40}") {
             let mut all = Places::default();
             let id = id();
-            all.add(Owner { id: &id, pod: None }, &bytes);
+            all.add(Owner { id: &id, pod: None, namespace: &CgroupNamespace::HOST }, &bytes);
             let _ = parse(&bytes, &id);
-            all.add(Owner { id: &id, pod: Some(&path) }, format!("0::{path}\n3:cpu,cpuacct:{path}sid").as_bytes());
+            all.add(Owner { id: &id, pod: Some(&path), namespace: &CgroupNamespace::beginning_at("/a/b") }, format!("0::{path}\n3:cpu,cpuacct:{path}sid").as_bytes());
             let _ = all.distinct();
         }
     }

@@ -19,7 +19,7 @@ use super::process_book::{ProcessBook, Share};
 use super::qdisc;
 use super::tiers::Tiers;
 use super::vhost::{KernelThread, VhostThreads};
-use crate::config::HostPaths;
+use crate::config::{CgroupNamespace, HostPaths};
 use crate::model::HostReading;
 use crate::sandbox::{HostRole, Process, ProcessRole, SandboxId, Vmm};
 
@@ -35,6 +35,7 @@ const MAX_PROCESSES: usize = 64;
 pub struct HostOptions {
     pub procfs: PathBuf,
     pub sysfs: PathBuf,
+    pub cgroup_namespace: CgroupNamespace,
     /// Since when use is counted, in ticks since boot as `/proc/<pid>/stat` has them.
     pub agent_start_ticks: u64,
     /// Also what each thread of a VMM uses.
@@ -53,6 +54,7 @@ impl HostOptions {
         Self {
             procfs: host.procfs.clone(),
             sysfs: host.sysfs.clone(),
+            cgroup_namespace: host.cgroup_namespace.clone(),
             agent_start_ticks: whole.saturating_add(part),
             thread_detail: false,
             qdisc: false,
@@ -82,6 +84,7 @@ pub struct Target<'a> {
 pub struct HostReader {
     procfs: OwnedFd,
     cgroups: CgroupRoot,
+    cgroup_namespace: CgroupNamespace,
     kernel: Kernel,
     networks: HostNetworks,
     vhosts: VhostThreads,
@@ -100,6 +103,7 @@ impl HostReader {
         let kernel = read_kernel(path);
         Ok(Self {
             cgroups: CgroupRoot::new(options.sysfs.join("fs/cgroup"), kernel.tick_ns),
+            cgroup_namespace: options.cgroup_namespace.clone(),
             kernel,
             networks: HostNetworks::read(procfs.as_fd()),
             procfs,
@@ -217,7 +221,7 @@ impl HostReader {
 
     /// Keeps what was read last when nothing runs any more.
     fn read_cgroups(&self, scratch: &mut Scratch, book: &mut HostBook, target: &Target<'_>) {
-        let owner = Owner { id: target.id, pod: target.cgroup_parent };
+        let owner = Owner { id: target.id, pod: target.cgroup_parent, namespace: &self.cgroup_namespace };
         let mut places = Places::default();
         let running = || book.processes.iter().filter(|book| book.is_running && book.role != HostRole::Vhost);
         for process in running() {

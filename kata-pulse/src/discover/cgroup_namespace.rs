@@ -1,0 +1,65 @@
+//! Where the agent's cgroup namespace begins: cgroup v2's paths in `/proc` are relative to that place, which a container
+//! is not told. In: the host's trees. Out: [`CgroupNamespace`]. Cost: two small reads on the host, one for each cgroup of
+//! the host in a namespace of the container's own, once.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::config::{CgroupNamespace, HostPaths};
+
+/// Some hundred pods have a thousand.
+const MAX_CGROUPS: usize = 20_000;
+/// The agent's own cgroup has one process.
+const PROCS_BYTES: u64 = 64 * 1024;
+
+/// `Err`: the agent is in none of the host's cgroups that it sees, so that paths of others' mean nothing to it.
+pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
+    let own = host.procfs.join("self");
+    let pid = fs::read_link(&own)?.display().to_string();
+    let seen = fs::read_to_string(own.join("cgroup"))?;
+    // No line: the host has no unified hierarchy, and those of v1 are shared with containers.
+    let Some(seen) = seen.lines().find_map(|line| line.strip_prefix("0::")) else { return Ok(CgroupNamespace::HOST) };
+    let root = unified(&host.sysfs.join("fs/cgroup"));
+    if holds(&root.join(seen.trim_start_matches('/')), &pid) {
+        return Ok(CgroupNamespace::HOST);
+    }
+    let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("no cgroup below {} holds us", root.display()));
+    let found = find(&root, &pid).ok_or_else(not_found)?;
+    // The agent may sit below where its namespace begins.
+    let begin = found.strip_suffix(seen.trim_end_matches('/')).ok_or_else(not_found)?;
+    Ok(CgroupNamespace::beginning_at(begin))
+}
+
+fn unified(root: &Path) -> PathBuf {
+    let hybrid = root.join("unified");
+    if !root.join("cgroup.controllers").exists() && hybrid.exists() { hybrid } else { root.to_owned() }
+}
+
+/// Path of the cgroup that the process is in, from the hierarchy's root.
+fn find(root: &Path, pid: &str) -> Option<String> {
+    let mut waiting = vec![String::new()];
+    let mut looked_at = 0;
+    while let Some(path) = waiting.pop() {
+        looked_at += 1;
+        if looked_at > MAX_CGROUPS {
+            return None;
+        }
+        let directory = root.join(path.trim_start_matches('/'));
+        if holds(&directory, pid) {
+            return Some(path);
+        }
+        // One that went away meanwhile has none below.
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        waiting.extend(below.map(|entry| format!("{path}/{}", entry.file_name().display())));
+    }
+    None
+}
+
+fn holds(cgroup: &Path, pid: &str) -> bool {
+    let mut text = String::new();
+    let read =
+        File::open(cgroup.join("cgroup.procs")).and_then(|file| file.take(PROCS_BYTES).read_to_string(&mut text));
+    read.is_ok() && text.lines().any(|line| line == pid)
+}
