@@ -1,10 +1,12 @@
 //! The kernel's programs: started, shown, and shown as gone when they tell nothing any more.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::Context;
+use aya::sys::{Stats, enable_stats};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::rights::Rights;
 use crate::config::{Config, EbpfDirectories, EbpfMode};
@@ -15,6 +17,16 @@ use crate::telemetry::Own;
 
 /// Loading takes a tenth of a second; a kernel that looks at the programs for so long may do so for minutes.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The kernel tells how long programs run for as long as the result is held. `None`: it may not be asked to, which takes
+/// CAP_SYS_ADMIN, or there are no programs.
+pub(super) fn count_run_time(mode: EbpfMode) -> Option<OwnedFd> {
+    let counted = match mode {
+        EbpfMode::Off => return None,
+        EbpfMode::Auto | EbpfMode::Require => enable_stats(Stats::RunTime),
+    };
+    counted.inspect_err(|error| debug!(error = error as &dyn std::error::Error, "run time of eBPF is not counted")).ok()
+}
 
 /// `None`: eBPF is off or cannot be had; everything works without it, later.
 pub(super) async fn start_ebpf(config: &Config, rights: &Rights, own: &Own) -> anyhow::Result<Option<EbpfWatch>> {

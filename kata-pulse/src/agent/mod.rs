@@ -37,7 +37,7 @@ use crate::{serve, version};
 use containers::{ContainerCollector, CriOTurn, OomCounts};
 use guest::GuestCollector;
 use host::{Accountant, Endings, News};
-use kernel::{attached_programs, ebpf_state, show_lost_kernel, start_ebpf};
+use kernel::{attached_programs, count_run_time, ebpf_state, show_lost_kernel, start_ebpf};
 use page::{Pages, Readiness};
 use rights::Rights;
 use suspects::Suspects;
@@ -76,6 +76,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let rights = Rights::read(&config.host);
     rights.report(&config);
     find_cgroup_namespace(&mut config.host).await;
+    let _counted = count_run_time(config.ebpf);
     let kernel = start_ebpf(&config, &rights, &own).await?;
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));

@@ -14,8 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Families that stay empty on the simulated node, by the beginning of their names, and why.
 const NEVER_HERE: &[(&str, &str)] = &[
-    ("kata_pulse_ebpf_program_events_total", "the kernel counts runs only while BPF statistics are on"),
-    ("kata_pulse_ebpf_program_run_seconds_total", "the kernel counts run time only while BPF statistics are on"),
     ("kata_sandbox_cgroup_", "simulated processes sit in the cgroup of the test, which is no sandbox's own"),
     ("kata_sandbox_host_network_", "simulated VMMs live in the network of the host, which is not a pod's"),
     ("kata_sandbox_io_blocked_seconds_total", "the kernel accounts delays only where delayacct is on"),

@@ -134,6 +134,11 @@ async fn an_administrator_needs_neither_right_of_ebpf() {
     let rights = all().filter(|name| !["bpf", "perfmon"].contains(name)).chain(["sys_admin"]);
     let agent = Confined::start(command(&world.root, &with_only(rights)));
     all_works(&world, &agent);
+    // It may do what no other may: have the kernel count how long programs run.
+    agent.until("run time of eBPF programs", |agent| {
+        let page = agent.get("/metrics?filter_family=kata_pulse_ebpf_program_run_seconds_total").1;
+        page.contains("\nkata_pulse_ebpf_program_run_seconds_total{program=\"exec_btf\"}")
+    });
     assert_eq!(complaints(&agent), Vec::<String>::new());
     drop(agent);
     world.end().await;

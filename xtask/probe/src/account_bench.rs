@@ -4,10 +4,12 @@
 //! that what else runs on the machine disturbs less.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use aya::sys::{Stats, enable_stats};
 use kata_pulse_probe::account::{KernelOptions, KernelView, ProgramGroup};
 use kata_pulse_probe::ebpf::{EbpfOptions, EbpfWatch, start};
 use kata_pulse_probe::sandbox::{HostRole, Pid};
@@ -30,7 +32,7 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
             std::thread::sleep(REST);
             execs[usize::from(with)] = exec_storm()?;
             switches[usize::from(with)] = ping_pong()?;
-            if let Some((_, view)) = &programs {
+            if let Some((_, view, _)) = &programs {
                 view.watch(view.open(), Pid(std::process::id()), start_ticks()?, HostRole::Vmm)?;
                 switches[2] = ping_pong()?;
             }
@@ -40,11 +42,13 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
     reading()
 }
 
-fn attach() -> anyhow::Result<(EbpfWatch, KernelView)> {
+/// With the kernel counting how long programs run, as it does for an agent that may ask it to.
+fn attach() -> anyhow::Result<(EbpfWatch, KernelView, OwnedFd)> {
+    let counted = enable_stats(Stats::RunTime).context("have the kernel count the time of programs")?;
     let watch = start(&EbpfOptions::default())?;
     let view = KernelView::start(&KernelOptions::default());
     ensure!(ProgramGroup::ALL.iter().all(|group| view.has(*group)), "not all attached: {:#?}", view.programs());
-    Ok((watch, view))
+    Ok((watch, view, counted))
 }
 
 /// Nanoseconds for each process.
