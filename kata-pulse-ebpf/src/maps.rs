@@ -19,9 +19,10 @@ pub static FOREIGN: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 /// Program name prefixes (of comm) → what they announce.
 #[map]
 pub static NAMES: LpmTrie<[u8; COMM_BYTES], u32> = LpmTrie::with_max_entries(64, 1);
-/// Processes whose forks, execs and exit are reported → start time.
+/// Processes whose forks, execs and exit are reported → start time. Allocated beforehand: else kernels before 6.1 print a
+/// warning when a plain tracepoint that uses it is loaded.
 #[map]
-pub static TRACKED: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 1);
+pub static TRACKED: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 0);
 /// Processes that ended and that nobody waited for yet → start time. One that nobody ever waits for gives way.
 #[map]
 pub static ENDED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);

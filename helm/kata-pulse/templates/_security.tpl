@@ -9,7 +9,7 @@ What the container may do, in the two profiles.
 - SYS_PTRACE {{- /* executable, root, namespaces, I/O and memory of other processes in /proc: all of VMMs and shims */}}
 - DAC_READ_SEARCH {{- /* directories and state files that belong to the users of rootless VMMs */}}
 {{- if .Values.config.qdisc }}
-- SYS_ADMIN {{- /* enter the network namespaces of pods, for --qdisc alone */}}
+- SYS_ADMIN {{- /* enter the network namespaces of pods, for --qdisc */}}
 {{- end }}
 {{- end -}}
 

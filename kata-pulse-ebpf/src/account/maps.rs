@@ -1,8 +1,8 @@
 //! Maps shared with the agent, and the offsets it hands over before load.
 //!
-//! What only the agent inserts is allocated when it does (flag 1, BPF_F_NO_PREALLOC); what the programs insert is
-//! allocated beforehand, since they may run where nothing can be allocated. Nothing grows with the number of CPUs but
-//! `COUNTERS`: 64 bytes each.
+//! All tables are allocated beforehand. What the programs insert must be, since they may run where nothing can be
+//! allocated; of any other that a plain tracepoint uses, kernels before 6.1 print a warning with a stack trace, whoever
+//! inserts into it. Nothing grows with the number of CPUs but `COUNTERS`: 64 bytes each.
 
 use aya_ebpf::{
     Global,
@@ -19,16 +19,17 @@ use kata_pulse_common::{
     },
 };
 
-/// Process (thread group) → slot, role, and cell of its waits.
+/// Process (thread group) → slot, role, and cell of its waits. 1.6 MB.
 #[map]
-pub static GROUPS: HashMap<u32, Group> = HashMap::with_max_entries(16_384, 1);
+pub static GROUPS: HashMap<u32, Group> = HashMap::with_max_entries(16_384, 0);
 /// Bits of processes that are in `GROUPS`, see `filter_bit`: others' switches cost no search in it.
 #[map]
 pub static FILTER: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
 /// Grows after each change of `GROUPS` and `THREADS`: what was read from them before may be wrong.
 #[map]
 pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
-/// Thread → its process and cell, where that is not its process' cell.
+/// Thread → its process and cell, where that is not its process' cell. Only BTF tracepoints use it and only the agent
+/// inserts, so that it may be allocated by and by (flag 1, BPF_F_NO_PREALLOC).
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32_768, 1);
 /// Thread → how long it has waited, and where that is counted. 3.1 MB.
@@ -37,9 +38,9 @@ pub static WAITS: HashMap<u32, Waits> = HashMap::with_max_entries(32_768, 0);
 /// Cell → waits. 1.7 MB.
 #[map]
 pub static RUNQUEUE: Array<[u64; HISTOGRAM_WORDS]> = Array::with_max_entries(CELLS, 0);
-/// Slot → exits by class.
+/// Slot → exits by class. 1.2 MB.
 #[map]
-pub static KVM: HashMap<u32, [u64; EXIT_CLASSES]> = HashMap::with_max_entries(4_096, 1);
+pub static KVM: HashMap<u32, [u64; EXIT_CLASSES]> = HashMap::with_max_entries(2_048, 0);
 /// 2.5 MB.
 #[map]
 pub static BLOCK: HashMap<BlockKey, [u64; BLOCK_WORDS]> = HashMap::with_max_entries(8_192, 0);
@@ -64,7 +65,8 @@ pub struct Waits {
     pub epoch: u32,
     pub slot: u32,
     pub cell: u32,
-    pub pad: u32,
+    /// An id may be another thread's when the switch that ended the first one's life was not seen.
+    pub process: u32,
 }
 
 /// Where on which device.

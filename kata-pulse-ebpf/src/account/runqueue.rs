@@ -1,8 +1,8 @@
 //! How long threads of sandboxes were runnable and did not run.
 //!
 //! The scheduler itself adds up how long each thread waited. When a thread is switched from, what was added since the last
-//! time is how long it waited before it ran: no hook on wake-ups, no clock, and a switch that was not seen costs no time,
-//! only makes one wait of two. Others' threads cost a look at one bit; a sandbox's a search in one table.
+//! time is how long it waited before it ran: no hook on wake-ups, no clock, and a switch that was not seen makes one wait
+//! of two, with all of their time (but for a thread's first and last). Others' threads cost a look at one bit; a sandbox's a search in one table.
 
 use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
 use kata_pulse_common::account::{ACCOUNTED_RUNQUEUE, FULL_RUNQUEUE, HAS_THREADS, filter_bit};
@@ -64,7 +64,7 @@ fn waited(task: *const u8, process: u32) -> Option<()> {
     let epoch = unsafe { *EPOCH.get_ptr(0)? };
     let Some(entry) = WAITS.get_ptr_mut(thread) else {
         let [slot, cell] = place_of(process, thread)?;
-        if WAITS.insert(thread, Waits { total, epoch, slot, cell, pad: 0 }, 0).is_err() {
+        if WAITS.insert(thread, Waits { total, epoch, slot, cell, process }, 0).is_err() {
             count(FULL_RUNQUEUE);
             return None;
         }
@@ -72,17 +72,18 @@ fn waited(task: *const u8, process: u32) -> Option<()> {
         return if field::<u64>(task, &O_TASK_RAN)? == 1 { add(cell, total) } else { None };
     };
     // SAFETY: the map just gave it out; a thread leaves one CPU at a time.
-    let Waits { total: before, epoch: looked_up, slot, cell, .. } = unsafe { *entry };
-    // SAFETY: as above.
-    unsafe { (*entry).total = total };
-    if looked_up == epoch {
-        return add(cell, total.saturating_sub(before));
+    let Waits { total: before, epoch: looked_up, slot, cell, process: of } = unsafe { *entry };
+    let is_same = of == process && total >= before;
+    if looked_up == epoch && is_same {
+        // SAFETY: as above.
+        unsafe { (*entry).total = total };
+        return add(cell, total - before);
     }
     let [now_slot, now_cell] = place_of(process, thread)?;
     // SAFETY: as above.
-    unsafe { *entry = Waits { total, epoch, slot: now_slot, cell: now_cell, pad: 0 } };
+    unsafe { *entry = Waits { total, epoch, slot: now_slot, cell: now_cell, process } };
     // What it waited as another sandbox's, or as nobody's, is not this one's.
-    if now_slot == slot { add(now_cell, total.saturating_sub(before)) } else { None }
+    if now_slot == slot && is_same { add(now_cell, total - before) } else { None }
 }
 
 #[inline(always)]

@@ -18,13 +18,10 @@ use crate::telemetry::Own;
 /// Loading takes a tenth of a second; a kernel that looks at the programs for so long may do so for minutes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The kernel tells how long programs run for as long as the result is held. `None`: it may not be asked to, which takes
-/// CAP_SYS_ADMIN, or there are no programs.
-pub(super) fn count_run_time(mode: EbpfMode) -> Option<OwnedFd> {
-    let counted = match mode {
-        EbpfMode::Off => return None,
-        EbpfMode::Auto | EbpfMode::Require => enable_stats(Stats::RunTime),
-    };
+/// The kernel tells how long eBPF programs run, all of the host's, for as long as the result is held. `None`: it may not be
+/// asked to, which takes CAP_SYS_ADMIN.
+pub(super) fn count_run_time() -> Option<OwnedFd> {
+    let counted = enable_stats(Stats::RunTime);
     counted.inspect_err(|error| debug!(error = error as &dyn std::error::Error, "run time of eBPF is not counted")).ok()
 }
 

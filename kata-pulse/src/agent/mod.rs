@@ -44,6 +44,8 @@ use suspects::Suspects;
 
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
 const FIRST_COLLECTION_PATIENCE: Duration = Duration::from_millis(1500);
+/// Looking through a node's cgroups takes some 20 ms, and a tenth of a CPU may be all there is.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(10);
 /// Of the second that a stop may take.
 const STOP_PATIENCE: Duration = Duration::from_millis(800);
 
@@ -76,8 +78,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let rights = Rights::read(&config.host);
     rights.report(&config);
     find_cgroup_namespace(&mut config.host).await;
-    let _counted = count_run_time(config.ebpf);
     let kernel = start_ebpf(&config, &rights, &own).await?;
+    let _counted = kernel.as_ref().and_then(|_| count_run_time());
     let containers = config.levels.contains(&Level::Container);
     let (shown, ebpf) = watch::channel(ebpf_state(&config, kernel.as_ref()));
     let host = HostView { cgroup_mode: cgroup_mode(&config.host.sysfs), ebpf, containers };
@@ -393,14 +395,16 @@ async fn watch_first_collection(mut snapshots: watch::Receiver<Snapshot>, store:
 /// One line where it is not found.
 async fn find_cgroup_namespace(host: &mut HostPaths) {
     let paths = host.clone();
-    match tokio::task::spawn_blocking(move || discover::cgroup_namespace::read(&paths)).await {
-        Ok(Ok(namespace)) => host.cgroup_namespace = namespace,
-        Ok(Err(error)) => warn!(
+    let reading = tokio::task::spawn_blocking(move || discover::cgroup_namespace::read(&paths));
+    match tokio::time::timeout(CGROUP_PATIENCE, reading).await {
+        Ok(Ok(Ok(namespace))) => host.cgroup_namespace = namespace,
+        Ok(Ok(Err(error))) => warn!(
             error = &error as &dyn std::error::Error,
             "where this container's cgroup namespace begins on the node is not known: no kata_sandbox_cgroup_*, and no \
              cgroup proves which process is whose; mount the host's /sys at /sys, or set --procfs and --sysfs"
         ),
-        Err(error) => warn!(error = &error as &dyn std::error::Error, "the cgroup namespace could not be looked for"),
+        Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "the cgroup namespace was not looked for"),
+        Err(_) => warn!("the node has too many cgroups to find this container's among them: no kata_sandbox_cgroup_*"),
     }
 }
 

@@ -39,8 +39,8 @@ impl CgroupNamespace {
         let Some(begin) = &self.0 else { return Cow::Borrowed(seen) };
         let mut path = begin.as_str();
         let mut names = seen.trim_start_matches('/');
-        // Only at the start: no cgroup is called so.
-        while let Some(rest) = names.strip_prefix("..") {
+        // Only at the start. Names that begin so are possible.
+        while let Some(rest) = names.strip_prefix("..").filter(|rest| rest.is_empty() || rest.starts_with('/')) {
             let Some((parent, _)) = path.rsplit_once('/') else { return Cow::Borrowed(seen) };
             path = parent;
             names = rest.trim_start_matches('/');
@@ -92,6 +92,7 @@ mod tests {
             ("/../../kubepods-pod2.slice/kata_sid", "/kubepods.slice/kubepods-pod2.slice/kata_sid"),
             ("/../../../kata_overhead/sid", "/kata_overhead/sid"),
             ("/../../..", "/"),
+            ("/../../..x/kata_sid", "/kubepods.slice/..x/kata_sid"),
             ("/../../../../x", "/../../../../x"),
         ] {
             assert_eq!(namespace.absolute(seen), absolute, "{seen}");

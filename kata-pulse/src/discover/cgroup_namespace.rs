@@ -2,6 +2,7 @@
 //! is not told. In: the host's trees. Out: [`CgroupNamespace`]. Cost: two small reads on the host, one for each cgroup of
 //! the host in a namespace of the container's own, once.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,10 @@ use crate::config::{CgroupNamespace, HostPaths};
 
 /// Some hundred pods have a thousand.
 const MAX_CGROUPS: usize = 20_000;
-/// The agent's own cgroup has one process.
-const PROCS_BYTES: u64 = 64 * 1024;
+/// Of one directory: a container that may make cgroups of its own can make any number.
+const MAX_BELOW: usize = 1_000;
+/// All processes of a host, for one that has no cgroups to speak of.
+const PROCS_BYTES: u64 = 1024 * 1024;
 
 /// `Err`: the agent is in none of the host's cgroups that it sees, so that paths of others' mean nothing to it.
 pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
@@ -20,7 +23,7 @@ pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
     let seen = fs::read_to_string(own.join("cgroup"))?;
     // No line: the host has no unified hierarchy, and those of v1 are shared with containers.
     let Some(seen) = seen.lines().find_map(|line| line.strip_prefix("0::")) else { return Ok(CgroupNamespace::HOST) };
-    let root = unified(&host.sysfs.join("fs/cgroup"));
+    let Some(root) = unified(&host.sysfs.join("fs/cgroup")) else { return Ok(CgroupNamespace::HOST) };
     if holds(&root.join(seen.trim_start_matches('/')), &pid) {
         return Ok(CgroupNamespace::HOST);
     }
@@ -31,20 +34,17 @@ pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
     Ok(CgroupNamespace::beginning_at(begin))
 }
 
-fn unified(root: &Path) -> PathBuf {
-    let hybrid = root.join("unified");
-    if !root.join("cgroup.controllers").exists() && hybrid.exists() { hybrid } else { root.to_owned() }
+/// `None`: cgroup v2 is mounted elsewhere, if at all, and nothing is read from there.
+fn unified(root: &Path) -> Option<PathBuf> {
+    [root.to_owned(), root.join("unified")].into_iter().find(|root| root.join("cgroup.controllers").exists())
 }
 
-/// Path of the cgroup that the process is in, from the hierarchy's root.
+/// Path of the cgroup that the process is in, from the hierarchy's root. Level by level, since what a container makes
+/// below its own cgroup lies no higher than the agent's.
 fn find(root: &Path, pid: &str) -> Option<String> {
-    let mut waiting = vec![String::new()];
-    let mut looked_at = 0;
-    while let Some(path) = waiting.pop() {
-        looked_at += 1;
-        if looked_at > MAX_CGROUPS {
-            return None;
-        }
+    let mut waiting = VecDeque::from([String::new()]);
+    let mut found = 1;
+    while let Some(path) = waiting.pop_front() {
         let directory = root.join(path.trim_start_matches('/'));
         if holds(&directory, pid) {
             return Some(path);
@@ -52,7 +52,10 @@ fn find(root: &Path, pid: &str) -> Option<String> {
         // One that went away meanwhile has none below.
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let below = below.take(MAX_BELOW.min(MAX_CGROUPS - found));
+        let before = waiting.len();
         waiting.extend(below.map(|entry| format!("{path}/{}", entry.file_name().display())));
+        found += waiting.len() - before;
     }
     None
 }

@@ -29,7 +29,8 @@ pub struct ProgramStatus {
     pub reason: String,
 }
 
-/// How often a program ran and for how long, as far as the kernel counts (kernel.bpf_stats_enabled).
+/// How often a program ran and for how long, as far as the kernel counts: for as long as somebody with CAP_SYS_ADMIN
+/// wants it to, the agent itself or kernel.bpf_stats_enabled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunStats {
     pub name: &'static str,
@@ -37,7 +38,7 @@ pub struct RunStats {
     pub run_seconds: Option<f64>,
 }
 
-/// Runs and time of the attached programs; `None` in it unless kernel.bpf_stats_enabled is set.
+/// Runs and time of the attached programs; `None` in it where the kernel does not count them.
 pub fn run_stats(ebpf: &Ebpf, programs: &[ProgramStatus]) -> Vec<RunStats> {
     let attached = programs.iter().filter(|program| program.attached);
     attached.map(|program| run_stats_of(ebpf, program.name)).collect()

@@ -40,7 +40,7 @@ fn dd(view: &KernelView, file: &tempfile::NamedTempFile, words: &str) -> (Slot, 
     view.watch(slot, pid, start_ticks(pid), HostRole::Vmm).unwrap();
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert!(child.wait().unwrap().success());
-    view.forget_process(pid);
+    view.forget_process(slot, pid);
     (slot, view.read(slot).unwrap())
 }
 

@@ -91,7 +91,7 @@ fn exits_are_counted_by_reason_none_missing() {
     assert_eq!(seen, truth);
     assert!(all[&other].kvm_exits.is_empty());
     // What the VMM does when it is no longer the sandbox's is nobody's.
-    view.forget_process(own_pid());
+    view.forget_process(slot, own_pid());
     let (_machine, mut vcpu) = machine(Box::leak(Box::new(Page([0; 4096])))).unwrap();
     run(&mut vcpu);
     assert_eq!(view.free(slot).kvm_exits.into_iter().collect::<BTreeMap<_, _>>(), truth);

@@ -167,3 +167,23 @@ fn a_process_that_is_another_by_now_is_not_watched() {
     let reading = view.read_all().remove(&slot).unwrap();
     assert!(reading.runqueue.iter().all(|(_, histogram)| histogram.count() == 0), "{reading:?}");
 }
+
+#[test]
+fn what_finds_no_room_shows_nothing_and_is_counted_as_lost() {
+    let Some(view) = view(ProgramGroup::Runqueue) else { return };
+    let started = start_ticks(own_pid());
+    let open = |roles: &[HostRole]| {
+        let slot = view.open();
+        roles.iter().for_each(|role| view.watch(slot, own_pid(), started, *role).unwrap());
+        slot
+    };
+    let four = [HostRole::Vcpu, HostRole::Vmm, HostRole::Virtiofsd, HostRole::Shim];
+    let slots: Vec<Slot> = (0..2_048).map(|_| open(&four)).collect();
+    let roles = |slot: Slot| view.read(slot).unwrap().runqueue.len();
+    let lost = || view.counted().iter().map(|counted| counted.lost).sum::<u64>();
+    assert!(lost() == 0 && slots.iter().all(|slot| roles(*slot) == 4));
+    let one_too_many = open(&[HostRole::Shim]);
+    assert_eq!((roles(one_too_many), lost()), (0, 1));
+    view.free(slots[0]);
+    assert_eq!((roles(open(&four)), lost()), (4, 1));
+}

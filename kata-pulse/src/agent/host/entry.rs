@@ -284,6 +284,7 @@ impl Entry {
 
     /// The last words. `None`: it never had a process.
     pub fn close(&mut self) -> Option<Ended> {
+        let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
         let sandbox = self.sandbox.take().filter(|_| self.had_process)?;
         let book = self.book.take()?;
         let reading = book.reading();
@@ -292,7 +293,6 @@ impl Entry {
         let cost = self.cost.close(now, self.began.filter(|_| !self.existed), peak);
         let traffic = self.contribution.received_bytes.zip(self.contribution.transmitted_bytes).map(<[f64; 2]>::from);
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
-        let kernel = self.watched.take().map(Watched::free).unwrap_or_default();
         for (role, _) in &kernel.oom_kills {
             // The kernel names a thread.
             let of = if *role == HostRole::Vcpu { HostRole::Vmm } else { *role };

@@ -89,7 +89,7 @@ impl Watched {
     pub fn process_ended(&mut self, process: &Process) {
         self.processes.retain(|told| told != process);
         self.vcpus.retain(|(of, _)| *of != process.pid);
-        self.view.forget_process(process.pid);
+        self.view.forget_process(self.slot, process.pid);
     }
 
     /// The threads that run the guest are known only when they have run it.

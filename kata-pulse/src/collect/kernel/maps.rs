@@ -53,8 +53,16 @@ impl Maps {
     /// What the programs keep of groups and threads is out of date.
     pub(super) fn changed(&mut self) -> Result<(), MapError> {
         let epoch = self.epoch.get(&0, 0)?;
-        // 0 stands for nothing known.
-        self.epoch.set(0, epoch.wrapping_add(1).max(1), 0)
+        self.epoch.set(0, epoch.wrapping_add(1), 0)
+    }
+
+    /// A thread of this process; its id may be another's by now.
+    pub(super) fn forget_thread(&mut self, process: u32, thread: u32) -> Result<(), MapError> {
+        match self.threads.get(&thread, 0) {
+            Ok([owner, _]) if owner == process => ignore_missing(self.threads.remove(&thread)),
+            Ok(_) => Ok(()),
+            Err(error) => ignore_missing(Err(error)),
+        }
     }
 
     /// Sum over all CPUs.

@@ -12,8 +12,8 @@ use crate::sandbox::HostRole;
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     last: u32,
-    /// Roles that had a process or thread, with their cells.
-    slots: BTreeMap<u32, BTreeMap<HostRole, u32>>,
+    /// Roles that had a process or thread, with their cells as far as there were any.
+    slots: BTreeMap<u32, BTreeMap<HostRole, Option<u32>>>,
     processes: BTreeMap<u32, Watched>,
     /// Never given yet.
     next_cell: u32,
@@ -24,7 +24,7 @@ pub(super) struct Slots {
 pub(super) struct Watched {
     pub slot: u32,
     pub role: HostRole,
-    pub cell: u32,
+    pub cell: Option<u32>,
     /// Those with a role of their own.
     pub threads: BTreeSet<u32>,
 }
@@ -45,29 +45,30 @@ impl Slots {
     }
 
     /// Roles and their cells.
-    pub(super) fn roles(&self, slot: u32) -> impl Iterator<Item = (HostRole, u32)> {
+    pub(super) fn roles(&self, slot: u32) -> impl Iterator<Item = (HostRole, Option<u32>)> {
         self.slots.get(&slot).into_iter().flatten().map(|(role, cell)| (*role, *cell))
     }
 
-    pub(super) fn cell(&self, slot: u32, role: HostRole) -> Option<u32> {
+    /// The role's cell, where the slot has the role.
+    pub(super) fn cell(&self, slot: u32, role: HostRole) -> Option<Option<u32>> {
         self.slots.get(&slot)?.get(&role).copied()
     }
 
-    /// A cell for a role that is new to the slot. `None`: all are taken, or the slot is closed.
+    /// A cell for a role that is new to the slot. `None`: all are taken; the role is there without one.
     pub(super) fn add_role(&mut self, slot: u32, role: HostRole) -> Option<u32> {
         let roles = self.slots.get_mut(&slot)?;
         let cell = if self.next_cell < CELLS {
             self.next_cell += 1;
-            self.next_cell - 1
+            Some(self.next_cell - 1)
         } else {
-            self.free_cells.pop_front()?
+            self.free_cells.pop_front()
         };
-        self.free_cells.extend(roles.insert(role, cell));
-        Some(cell)
+        self.free_cells.extend(roles.insert(role, cell).flatten());
+        cell
     }
 
     pub(super) fn forget_role(&mut self, slot: u32, role: HostRole) {
-        self.free_cells.extend(self.slots.get_mut(&slot).and_then(|roles| roles.remove(&role)));
+        self.free_cells.extend(self.slots.get_mut(&slot).and_then(|roles| roles.remove(&role)).flatten());
     }
 
     pub(super) fn add_process(&mut self, process: u32, watched: Watched) {
@@ -83,8 +84,14 @@ impl Slots {
         self.processes.get_mut(&process)
     }
 
-    pub(super) fn remove_process(&mut self, process: u32) -> Option<Watched> {
-        self.processes.remove(&process)
+    /// If it is, or was, the slot's: the pid may be another's by now.
+    pub(super) fn remove_process_of(&mut self, slot: u32, process: u32) -> Option<Watched> {
+        let is_its = self.processes.get(&process).is_some_and(|watched| watched.slot == slot);
+        if is_its { self.processes.remove(&process) } else { None }
+    }
+
+    pub(super) fn slot_of(&self, process: u32) -> Option<u32> {
+        self.processes.get(&process).map(|watched| watched.slot)
     }
 
     /// Its processes, which stay.
@@ -94,7 +101,7 @@ impl Slots {
     }
 
     pub(super) fn close(&mut self, slot: u32) {
-        self.free_cells.extend(self.slots.remove(&slot).into_iter().flat_map(BTreeMap::into_values));
+        self.free_cells.extend(self.slots.remove(&slot).into_iter().flat_map(BTreeMap::into_values).flatten());
     }
 }
 
@@ -138,23 +145,26 @@ mod tests {
         assert_eq!(slots.add_role(last, HostRole::Shim), Some(1), "that which is free for longest");
         assert_eq!(slots.add_role(last, HostRole::Vmm), Some(0));
         assert_eq!(slots.add_role(last, HostRole::Vcpu), None);
+        assert_eq!(slots.cell(last, HostRole::Vcpu), Some(None), "it is known that it has none");
+        slots.forget_role(last, HostRole::Vcpu);
         slots.forget_role(last, HostRole::Vmm);
         assert_eq!(slots.add_role(last, HostRole::Vcpu), Some(0));
-        assert_eq!(slots.roles(last).collect::<Vec<_>>(), [(HostRole::Vcpu, 0), (HostRole::Shim, 1)]);
+        assert_eq!(slots.roles(last).collect::<Vec<_>>(), [(HostRole::Vcpu, Some(0)), (HostRole::Shim, Some(1))]);
     }
 
     #[test]
     fn a_bit_of_the_filter_is_kept_while_any_process_has_it() {
         let mut slots = Slots::default();
         let slot = slots.open();
-        let watched = || Watched { slot, role: HostRole::Vmm, cell: 0, threads: BTreeSet::new() };
+        let watched = || Watched { slot, role: HostRole::Vmm, cell: None, threads: BTreeSet::new() };
         let (one, other) = (70_000, 70_000 - 65_536);
         slots.add_process(one, watched());
         assert!(slots.shares_bit(other) && !slots.shares_bit(other + 1) && !slots.shares_bit(other + 64));
         slots.add_process(other, watched());
-        slots.remove_process(one);
+        assert!(slots.remove_process_of(slot + 1, one).is_none(), "another's");
+        slots.remove_process_of(slot, one);
         assert!(slots.shares_bit(one));
-        slots.remove_process(other);
+        slots.remove_process_of(slot, other);
         assert!(!slots.shares_bit(one));
     }
 

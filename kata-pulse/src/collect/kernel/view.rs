@@ -32,8 +32,6 @@ pub enum WatchError {
     NotWatched(Pid),
     #[error("the slot was freed")]
     Freed,
-    #[error("no room to count the waits of process {process}: sandboxes have more than {limit} roles together")]
-    Full { process: Pid, limit: u32 },
     #[error("tell the kernel of process {process} in the map {map}")]
     Map { process: Pid, map: &'static str, source: Box<MapError> },
 }
@@ -44,7 +42,7 @@ pub struct Counted {
     pub group: ProgramGroup,
     /// Events that went into a reading.
     pub accounted: u64,
-    /// Events that did not, because a map was full.
+    /// Events that did not, because a map was full, and roles or sandboxes none of whose events do for the same reason.
     pub lost: u64,
 }
 
@@ -69,6 +67,9 @@ pub struct KernelView {
 struct State {
     slots: Slots,
     maps: Option<Maps>,
+    /// Roles and sandboxes that are not counted, since a table was full.
+    without_cell: u64,
+    without_exits: u64,
 }
 
 impl fmt::Debug for KernelView {
@@ -101,7 +102,7 @@ impl KernelView {
             programs,
             procfs: options.procfs.clone(),
             sysfs: options.sysfs.clone(),
-            state: Mutex::new(State { slots: Slots::default(), maps }),
+            state: Mutex::new(State { slots: Slots::default(), maps, without_cell: 0, without_exits: 0 }),
             ebpf,
         }
     }
@@ -116,7 +117,7 @@ impl KernelView {
         self.programs.iter().any(|program| program.attached && program.feature == group.as_str())
     }
 
-    /// Runs and time of the attached programs; `None` in it unless kernel.bpf_stats_enabled is set.
+    /// Runs and time of the attached programs; `None` in it where the kernel does not count them.
     pub fn run_stats(&self) -> Vec<RunStats> {
         self.ebpf.as_ref().map(|ebpf| run_stats(ebpf, &self.programs)).unwrap_or_default()
     }
@@ -129,7 +130,7 @@ impl KernelView {
         let counted = attached.map(|(group, accounted, lost)| Counted {
             group,
             accounted: maps.counter(accounted),
-            lost: lost.map_or(0, |index| maps.counter(index)),
+            lost: lost.map_or(0, |index| maps.counter(index)) + state.without_room(group),
         });
         counted.collect()
     }
@@ -146,15 +147,21 @@ impl KernelView {
         if !state.slots.is_open(slot.0) {
             return Err(WatchError::Freed);
         }
-        state.remove_process(process.0);
-        let cell = self.prepare(&mut state, slot, process, role)?;
+        if let Some(before) = state.slots.slot_of(process.0) {
+            state.remove_process(before, process.0);
+        }
+        let Prepared { cell, is_new } = self.prepare(&mut state, slot, role);
         let Some(maps) = &mut state.maps else { return Ok(()) };
-        let told = maps.groups.insert(process.0, [slot.0, role_number(role), cell], 0);
-        told.map_err(|source| map_error(process, "GROUPS", source))?;
+        let told = maps.groups.insert(process.0, [slot.0, role_number(role), cell.unwrap_or(NONE)], 0);
+        if let Err(source) = told {
+            state.forget_role_if(is_new, slot, role);
+            return Err(map_error(process, "GROUPS", source));
+        }
         state.slots.add_process(process.0, Watched { slot: slot.0, role, cell, threads: BTreeSet::new() });
         // Only now it is sure that nobody took the pid in between.
         if read_start_ticks(&self.procfs, process) != Some(start_ticks) {
-            state.remove_process(process.0);
+            state.remove_process(slot.0, process.0);
+            state.forget_role_if(is_new, slot, role);
             return Err(WatchError::Gone(process));
         }
         let told =
@@ -169,12 +176,14 @@ impl KernelView {
             return Ok(());
         }
         let watched = state.slots.process_mut(process.0).ok_or(WatchError::NotWatched(process))?;
-        let (slot, first) = (watched.slot, watched.threads.is_empty());
-        let group = [slot, role_number(watched.role) | abi::HAS_THREADS, watched.cell];
-        let cell = self.prepare(&mut state, Slot(slot), process, role)?;
-        let State { slots, maps: Some(maps) } = &mut *state else { return Ok(()) };
-        let told = maps.threads.insert(thread.0, [process.0, cell], 0);
-        told.map_err(|source| map_error(process, "THREADS", source))?;
+        let (slot, first) = (Slot(watched.slot), watched.threads.is_empty());
+        let group = [slot.0, role_number(watched.role) | abi::HAS_THREADS, watched.cell.unwrap_or(NONE)];
+        let Prepared { cell, is_new } = self.prepare(&mut state, slot, role);
+        let State { slots, maps: Some(maps), .. } = &mut *state else { return Ok(()) };
+        if let Err(source) = maps.threads.insert(thread.0, [process.0, cell.unwrap_or(NONE)], 0) {
+            state.forget_role_if(is_new, slot, role);
+            return Err(map_error(process, "THREADS", source));
+        }
         if first {
             maps.groups.insert(process.0, group, 0).map_err(|source| map_error(process, "GROUPS", source))?;
         }
@@ -188,22 +197,23 @@ impl KernelView {
     /// A thread that has ended, or has its process' role again.
     pub fn forget_thread(&self, process: Pid, thread: Pid) {
         let mut state = self.lock();
-        let State { slots, maps: Some(maps) } = &mut *state else { return };
+        let State { slots, maps: Some(maps), .. } = &mut *state else { return };
         if slots.process_mut(process.0).is_some_and(|watched| watched.threads.remove(&thread.0)) {
-            report(maps.threads.remove(&thread.0).and_then(|()| maps.changed()).err());
+            report(maps.forget_thread(process.0, thread.0).and_then(|()| maps.changed()).err());
         }
     }
 
-    /// A process that has ended: at once, since its pid may be taken. What it did stays in its slot's readings.
-    pub fn forget_process(&self, process: Pid) {
-        self.lock().remove_process(process.0);
+    /// A process of this slot that has ended: at once, since its pid may be taken. If it is taken already, by a process of
+    /// another slot, that one stays. What it did stays in its slot's readings.
+    pub fn forget_process(&self, slot: Slot, process: Pid) {
+        self.lock().remove_process(slot.0, process.0);
     }
 
     /// The slot's last reading; the kernel forgets it, with its processes.
     pub fn free(&self, slot: Slot) -> KernelReading {
         let mut state = self.lock();
         for process in state.slots.processes_of(slot.0) {
-            state.remove_process(process);
+            state.remove_process(slot.0, process);
         }
         let reading = self.read_one(&state, slot);
         state.close(slot.0);
@@ -255,27 +265,23 @@ impl KernelView {
 
     /// Room for what the slot's processes of this role will do; the programs make none for themselves. The cell of the
     /// role's waits.
-    fn prepare(&self, state: &mut State, slot: Slot, process: Pid, role: HostRole) -> Result<u32, WatchError> {
-        let State { slots, maps: Some(maps) } = state else { return Ok(NONE) };
-        if let Some(cell) = slots.cell(slot.0, role) {
-            return Ok(cell);
+    fn prepare(&self, state: &mut State, slot: Slot, role: HostRole) -> Prepared {
+        let known = state.slots.cell(slot.0, role);
+        let State { slots, maps: Some(maps), without_cell, without_exits } = state else { return Prepared::default() };
+        if let Some(cell) = known {
+            return Prepared { cell, is_new: false };
         }
-        let first = slots.roles(slot.0).next().is_none();
-        let cell = slots.add_role(slot.0, role).ok_or(WatchError::Full { process, limit: abi::CELLS })?;
-        let mut made = Ok(());
+        if slots.roles(slot.0).next().is_none() && self.has(ProgramGroup::Kvm) {
+            let made = maps.kvm.insert(slot.0, [0; EXIT_CLASSES], 0);
+            *without_exits += u64::from(made.is_err());
+        }
+        let mut cell = slots.add_role(slot.0, role);
         if self.has(ProgramGroup::Runqueue) {
             // Another sandbox may have had it.
-            let emptied = maps.runqueue.set(cell, [0; HISTOGRAM_WORDS], 0);
-            made = emptied.map_err(|source| map_error(process, "RUNQUEUE", source));
+            cell = cell.filter(|cell| maps.runqueue.set(*cell, [0; HISTOGRAM_WORDS], 0).is_ok());
+            *without_cell += u64::from(cell.is_none());
         }
-        if first && made.is_ok() && self.has(ProgramGroup::Kvm) {
-            let inserted = maps.kvm.insert(slot.0, [0; EXIT_CLASSES], 0);
-            made = inserted.map_err(|source| map_error(process, "KVM", source));
-        }
-        if made.is_err() {
-            slots.forget_role(slot.0, role);
-        }
-        made.map(|()| cell)
+        Prepared { cell, is_new: true }
     }
 
     fn read_one(&self, state: &State, slot: Slot) -> KernelReading {
@@ -291,7 +297,7 @@ impl KernelView {
     fn by_slot(&self, maps: &Maps, slots: &Slots, slot: u32) -> KernelReading {
         // A cell that nobody counts in holds zeros.
         let roles = slots.roles(slot).filter(|_| self.has(ProgramGroup::Runqueue));
-        let of_role = |(role, cell)| Some((role, histogram(&maps.runqueue.get(&cell, 0).ok()?)));
+        let of_role = |(role, cell): (_, Option<u32>)| Some((role, histogram(&maps.runqueue.get(&cell?, 0).ok()?)));
         KernelReading {
             runqueue: roles.filter_map(of_role).collect(),
             kvm_exits: maps.kvm.get(&slot, 0).map(|classes| exits::named(&classes)).unwrap_or_default(),
@@ -325,18 +331,41 @@ impl KernelView {
     }
 }
 
+/// Where a role's waits are counted; `None` where there is no room.
+#[derive(Default)]
+struct Prepared {
+    cell: Option<u32>,
+    is_new: bool,
+}
+
 impl State {
-    /// The process and its threads, if it is watched.
-    fn remove_process(&mut self, process: u32) {
-        let Some(watched) = self.slots.remove_process(process) else { return };
+    /// The process and its threads, if it is the slot's.
+    fn remove_process(&mut self, slot: u32, process: u32) {
+        let Some(watched) = self.slots.remove_process_of(slot, process) else { return };
         let Some(maps) = &mut self.maps else { return };
-        let threads = watched.threads.iter().map(|thread| maps.threads.remove(thread));
-        let mut failed =
-            threads.chain([maps.groups.remove(&process)]).find_map(|removed| ignore_missing(removed).err());
+        let mut failed = ignore_missing(maps.groups.remove(&process)).err();
+        for thread in &watched.threads {
+            failed = maps.forget_thread(process, *thread).err().or(failed);
+        }
         if !self.slots.shares_bit(process) {
             failed = failed.or(maps.let_pass(process, false).err());
         }
         report(failed.or(maps.changed().err()));
+    }
+
+    /// A role whose first process was none after all has nothing to show.
+    fn forget_role_if(&mut self, is_new: bool, slot: Slot, role: HostRole) {
+        if is_new {
+            self.slots.forget_role(slot.0, role);
+        }
+    }
+
+    fn without_room(&self, group: ProgramGroup) -> u64 {
+        match group {
+            ProgramGroup::Runqueue => self.without_cell,
+            ProgramGroup::Kvm => self.without_exits,
+            ProgramGroup::Block | ProgramGroup::Oom => 0,
+        }
     }
 
     /// What the kernel has of the slot.

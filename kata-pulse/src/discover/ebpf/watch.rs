@@ -179,7 +179,7 @@ impl EbpfWatch {
         self.programs.iter().any(|program| by_inode(&program))
     }
 
-    /// Runs and time of the attached programs; `None` in it unless kernel.bpf_stats_enabled is set.
+    /// Runs and time of the attached programs; `None` in it where the kernel does not count them.
     pub fn run_stats(&self) -> Vec<RunStats> {
         run_stats(&self.ebpf, &self.programs)
     }
