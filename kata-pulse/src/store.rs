@@ -2,9 +2,9 @@
 //!
 //! In: outcomes of collection. Out: what a page needs. A sandbox that ends takes its readings with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::convert::{ContainerHistory, ConvertDropped, Converted, GuestHistory};
@@ -20,6 +20,8 @@ struct Inner {
     entries: Mutex<HashMap<SandboxId, Entry>>,
     ended: Mutex<Arc<Vec<Ended>>>,
     namespaces: Mutex<Arc<Vec<NamespaceStats>>>,
+    /// Whose containers' numbers are new.
+    counted: Mutex<HashSet<SandboxId>>,
     generation: AtomicU64,
 }
 
@@ -42,6 +44,8 @@ pub struct HostNumbers {
     pub pod: Stats,
     /// Whether it is late enough to say that nobody else will give the pod's.
     pub decides: bool,
+    /// It was never possible to ask the guest, and will not be.
+    pub has_no_door: bool,
 }
 
 /// Who gives the series of a pod as a whole. Decided once: a source is never switched under a running series.
@@ -157,7 +161,17 @@ impl Store {
         entry.reading.containers = Arc::new(readings.collect());
         entry.reading.sources[index(Source::Runtime)] =
             SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
+        self.counted().insert(id.clone());
         self.changed();
+    }
+
+    /// Sandboxes whose containers gave numbers since this was asked last.
+    pub fn take_counted(&self) -> HashSet<SandboxId> {
+        std::mem::take(&mut *self.counted())
+    }
+
+    fn counted(&self) -> MutexGuard<'_, HashSet<SandboxId>> {
+        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes new numbers of the host about several sandboxes: one change.
@@ -166,12 +180,13 @@ impl Store {
             return;
         }
         let mut entries = self.lock();
-        for HostNumbers { id, inode, stats, pod, decides } in all {
+        for HostNumbers { id, inode, stats, pod, decides, has_no_door } in all {
             let reading = &mut entry(&mut entries, &id, inode).reading;
             reading.host = Some(Arc::new(stats));
             reading.host_stats = Some(Arc::new(pod));
             reading.sources[index(Source::Host)] = SourceReading { state: Some(SourceState::Ok), collected: Some(at) };
-            if decides && reading.pod_source.is_none() && reading.guest_cannot_be_had() {
+            let cannot_be_had = decides && (has_no_door || reading.guest_cannot_be_had());
+            if cannot_be_had && reading.pod_source.is_none() {
                 reading.pod_source = Some(PodSource::Host);
             }
         }
@@ -256,6 +271,7 @@ impl Store {
     pub fn retain(&self, snapshot: &Snapshot) {
         let mut entries = self.lock();
         let before = entries.len();
+        self.counted().retain(|id| snapshot.contains_key(id));
         entries.retain(|id, entry| snapshot.get(id).is_some_and(|sandbox| sandbox.directory_inode == entry.inode));
         if entries.len() != before {
             self.changed();
@@ -362,7 +378,10 @@ mod tests {
     fn the_pods_source_is_decided_once() {
         let decide = |store: &Store, decides| {
             let (stats, pod) = Default::default();
-            store.put_host(vec![HostNumbers { id: id(), inode: 1, stats, pod, decides }], SystemTime::UNIX_EPOCH);
+            store.put_host(
+                vec![HostNumbers { id: id(), inode: 1, stats, pod, decides, has_no_door: false }],
+                SystemTime::UNIX_EPOCH,
+            );
             store.reading(&id()).unwrap().pod_source
         };
         let host = |store: &Store| decide(store, true);

@@ -12,8 +12,19 @@ use std::path::{Path, PathBuf};
 /// Pages whose families and flags are all the agent's own; others name those of other programs as well.
 const OWN_PAGES: [&str; 4] = ["README.md", "docs/install.md", "docs/limits.md", "docs/troubleshooting.md"];
 /// Flags on those pages that are of helm, kubectl and cargo, or of a shim.
-const OTHERS_FLAGS: [&str; 8] =
-    ["--namespace", "--create-namespace", "--set", "--version", "--reuse-values", "--now", "--overwrite", "--help"];
+const OTHERS_FLAGS: [&str; 11] = [
+    "--namespace",
+    "--create-namespace",
+    "--set",
+    "--version",
+    "--values",
+    "--reuse-values",
+    "--reset-then-reuse-values",
+    "--all-namespaces",
+    "--now",
+    "--overwrite",
+    "--help",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::{CostStats, GuestStats, HostReading};
+use crate::model::{CostStats, GuestStats, HostReading, RoleReading};
 use crate::sandbox::{ContainerId, HostRole};
 
 /// More containers than any pod has; what a peer says beyond them is not remembered.
@@ -17,6 +17,8 @@ pub struct Workload {
     pub at: Moment,
     /// CPU that each has used so far.
     pub cpu_seconds: Vec<(ContainerId, f64)>,
+    /// Each container that runs is among them.
+    pub is_whole: bool,
     /// Working set of those that run; `None`: one of them did not tell.
     pub memory_bytes: Option<f64>,
 }
@@ -26,6 +28,8 @@ pub struct Workload {
 pub struct CostBook {
     last: Option<(Moment, f64)>,
     last_memory: Option<(Moment, f64)>,
+    /// The most that was read.
+    most_memory: f64,
     containers: HashMap<ContainerId, f64>,
     /// When the workload's numbers were taken that were counted last.
     counted: Option<Moment>,
@@ -61,7 +65,8 @@ impl CostBook {
     /// The containers' numbers are older than the host's: compared is what the host had at their time. A container that
     /// was restarted adds up; the counter rises when a difference is higher than all before.
     fn overhead_cpu(&mut self, at: Moment, cpu: f64, workload: &Workload) {
-        if self.counted == Some(workload.at) || workload.cpu_seconds.is_empty() {
+        // What a container used while nobody told would count as overhead for good.
+        if self.counted == Some(workload.at) || workload.cpu_seconds.is_empty() || !workload.is_whole {
             return;
         }
         for (id, seconds) in &workload.cpu_seconds {
@@ -88,15 +93,24 @@ impl CostBook {
             *self.stats.memory_byte_seconds.get_or_insert(0.0) += held * (at - before).max(0.0);
         }
         if let Some(resident) = resident {
-            self.last_memory = Some((at, resident));
+            self.most_memory = self.most_memory.max(resident);
             self.stats.memory_byte_seconds.get_or_insert(0.0);
         }
+        // With no process there is nothing that holds any.
+        let is_known = resident.is_some() || self.last_memory.is_some();
+        self.last_memory = is_known.then(|| (at, resident.unwrap_or(0.0)));
     }
 
-    /// The last words: until `at` it held what it held last, or, never looked at, its peak since it began.
+    /// The last words: until `at` it held what it held last, and half of what it held more at some moment that nobody
+    /// saw; never looked at, its peak since it began.
     pub fn close(&mut self, at: Moment, began: Option<Moment>, peak_bytes: Option<f64>) -> CostStats {
-        if self.last_memory.is_none() {
-            self.last_memory = began.zip(peak_bytes);
+        match &mut self.last_memory {
+            Some((_, held)) if *held > 0.0 => {
+                let unseen = peak_bytes.filter(|&peak| peak > self.most_memory);
+                *held += unseen.map_or(0.0, |peak| (peak - *held) / 2.0);
+            }
+            Some(_) => {}
+            None => self.last_memory = began.zip(peak_bytes),
         }
         self.hold(at, None);
         self.last_memory = None;
@@ -107,10 +121,11 @@ impl CostBook {
 }
 
 /// Memory that the sandbox's processes hold on the host: in proportion where that was read, else resident without the
-/// file server, which maps the guest's memory a second time.
+/// file server, which maps the guest's memory a second time. Threads of the kernel's have none.
 pub fn resident_bytes(host: &HostReading) -> Option<f64> {
-    let living = || host.roles.iter().filter(|role| role.memory.rss_bytes.is_some());
-    let proportional: Option<f64> = living().map(|role| role.memory.pss_bytes).sum();
+    let holds = |role: &&RoleReading| role.role != HostRole::Vhost && role.memory.rss_bytes.is_some();
+    let living = || host.roles.iter().filter(holds);
+    let proportional: Option<f64> = living().map(|role| role.memory.held_bytes).sum();
     let others = || living().filter(|role| role.role != HostRole::Virtiofsd);
     living().next()?;
     proportional.or_else(|| others().map(|role| role.memory.rss_bytes).sum())
@@ -121,19 +136,20 @@ fn reclaimable(host: &HostReading, guest: Option<&GuestStats>) -> Option<f64> {
     let held = vmm.memory.rss_bytes?;
     let [total, free, ..] = guest?.memory_bytes;
     let used = (total? - free?).max(0.0);
-    Some((held - used).max(0.0))
+    // Much less is there where the guest's memory is not mapped by its VMM: confidential guests, huge pages.
+    (held >= used / 2.0).then_some((held - used).max(0.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MemoryNow, RoleReading};
+    use crate::model::MemoryNow;
     use crate::sandbox::CpuTimes;
 
     fn role(role: HostRole, cpu: f64, rss: f64, pss: Option<f64>) -> RoleReading {
         RoleReading {
             cpu: Some(CpuTimes { user: cpu, ..CpuTimes::default() }),
-            memory: MemoryNow { rss_bytes: Some(rss), pss_bytes: pss, ..MemoryNow::default() },
+            memory: MemoryNow { rss_bytes: Some(rss), held_bytes: pss, ..MemoryNow::default() },
             ..RoleReading::of(role)
         }
     }
@@ -144,7 +160,7 @@ mod tests {
 
     fn workload(at: Moment, cpu: &[(&str, f64)]) -> Workload {
         let cpu_seconds = cpu.iter().map(|(id, cpu)| (ContainerId::parse(id).unwrap(), *cpu)).collect();
-        Workload { at, cpu_seconds, memory_bytes: Some(300.0) }
+        Workload { at, cpu_seconds, is_whole: true, memory_bytes: Some(300.0) }
     }
 
     #[test]
@@ -169,6 +185,10 @@ mod tests {
         book.update(1.0, &host(10.0), Some(&workload(1.0, &[("c1", 4.0)])), None);
         let again = book.update(2.0, &host(12.0), Some(&workload(2.0, &[("c2", 1.0)])), None);
         assert_eq!(again.overhead_cpu_seconds, Some(7.0));
+        let silent = Workload { is_whole: false, ..workload(3.0, &[("c2", 1.0)]) };
+        assert_eq!(book.update(3.0, &host(92.0), Some(&silent), None).overhead_cpu_seconds, Some(7.0));
+        let told = book.update(4.0, &host(93.0), Some(&workload(4.0, &[("c2", 1.0), ("c3", 80.0)])), None);
+        assert_eq!(told.overhead_cpu_seconds, Some(8.0));
     }
 
     #[test]
@@ -176,7 +196,17 @@ mod tests {
         let mut book = CostBook::default();
         book.update(0.0, &host(0.0), None, None);
         assert_eq!(book.update(2.0, &host(0.0), None, None).memory_byte_seconds, Some(1600.0));
-        assert_eq!(book.close(3.0, None, Some(5000.0)).memory_byte_seconds, Some(2400.0));
+        assert_eq!(book.close(3.0, None, Some(700.0)).memory_byte_seconds, Some(2400.0));
+        let mut grown = CostBook::default();
+        grown.update(0.0, &host(0.0), None, None);
+        assert_eq!(grown.close(2.0, None, Some(4800.0)).memory_byte_seconds, Some(5600.0), "a mean of 2800");
+        let mut dead = CostBook::default();
+        dead.update(0.0, &host(0.0), None, None);
+        for at in [2.0, 17.0, 32.0] {
+            let stats = dead.update(at, &HostReading::default(), None, None);
+            assert_eq!(stats.memory_byte_seconds, Some(1600.0), "nobody holds anything");
+        }
+        assert_eq!(dead.close(40.0, None, Some(5000.0)).memory_byte_seconds, Some(1600.0));
         let mut unseen = CostBook::default();
         assert_eq!(unseen.close(3.0, Some(1.0), Some(500.0)).memory_byte_seconds, Some(1000.0));
         assert_eq!(CostBook::default().close(3.0, Some(1.0), None).memory_byte_seconds, None);
@@ -185,7 +215,14 @@ mod tests {
     #[test]
     fn memory_shared_with_the_file_server_counts_once() {
         let roles = |pss| vec![role(HostRole::Vmm, 0.0, 1000.0, pss), role(HostRole::Virtiofsd, 0.0, 900.0, pss)];
-        let reading = |pss| HostReading { roles: roles(pss), ..HostReading::default() };
+        let vhost = RoleReading {
+            memory: MemoryNow { rss_bytes: Some(0.0), ..MemoryNow::default() },
+            ..RoleReading::of(HostRole::Vhost)
+        };
+        let reading = |pss| HostReading {
+            roles: roles(pss).into_iter().chain([vhost.clone()]).collect(),
+            ..HostReading::default()
+        };
         assert_eq!(resident_bytes(&reading(Some(500.0))), Some(1000.0));
         assert_eq!(resident_bytes(&reading(None)), Some(1000.0));
         assert_eq!(resident_bytes(&HostReading::default()), None);
@@ -198,6 +235,8 @@ mod tests {
         assert_eq!(reclaimable(&host(0.0), Some(&guest)), Some(400.0));
         guest.memory_bytes[1] = Some(0.0);
         assert_eq!(reclaimable(&host(0.0), Some(&guest)), Some(0.0));
+        guest.memory_bytes[0] = Some(2001.0);
+        assert_eq!(reclaimable(&host(0.0), Some(&guest)), None, "its memory is elsewhere");
         assert_eq!(reclaimable(&host(0.0), None), None);
     }
 }

@@ -28,6 +28,8 @@ pub struct EndEvidence {
     pub told_to_stop: bool,
     /// The guest had stopped answering before the first death.
     pub guest_hung: bool,
+    /// Containers ran in it at the first death.
+    pub was_busy: bool,
 }
 
 impl EndEvidence {
@@ -40,6 +42,9 @@ impl EndEvidence {
         self.deaths.retain(|death| death.pid != pid || death.status.is_some());
     }
 }
+
+/// All that [`judge`] may say.
+pub const CAUSES: [&str; 7] = ["orderly", "vmm", "shim", "virtiofsd", "guest", "oom", "unknown"];
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +61,8 @@ pub fn judge(evidence: &EndEvidence) -> End {
     }
     let Some(first) = first_of(evidence) else { return end("unknown", None) };
     let is_asked_for = match first.status {
+        // A guest that powers off or panics by itself ends its VMM so, as the runtime does.
+        Some(ExitStatus::Code(0)) if first.role == ProcessRole::Vmm => evidence.told_to_stop || !evidence.was_busy,
         Some(ExitStatus::Code(0)) => true,
         Some(ExitStatus::Signal(SIGKILL | SIGTERM)) | None => evidence.told_to_stop,
         Some(ExitStatus::Code(_) | ExitStatus::Signal(_)) => false,
@@ -63,6 +70,7 @@ pub fn judge(evidence: &EndEvidence) -> End {
     let cause = match first.role {
         _ if evidence.guest_hung && !evidence.told_to_stop => "guest",
         _ if is_asked_for => "orderly",
+        ProcessRole::Vmm if first.status == Some(ExitStatus::Code(0)) => "guest",
         // Who ends a process with SIGTERM asks it to end.
         ProcessRole::Vmm if first.status == Some(ExitStatus::Signal(SIGTERM)) => "orderly",
         _ if first.status.is_none() => "unknown",
@@ -99,6 +107,14 @@ mod tests {
 
     fn of(deaths: &[Death]) -> EndEvidence {
         EndEvidence { deaths: deaths.to_vec(), ..EndEvidence::default() }
+    }
+
+    #[test]
+    fn a_vmm_that_leaves_while_containers_run_was_left_by_its_guest() {
+        let left = of(&[death(Vmm, ExitStatus::Code(0), 1.0), death(Shim, ExitStatus::Code(0), 2.0)]);
+        let busy = EndEvidence { was_busy: true, ..left.clone() };
+        assert_eq!((cause(&left), cause(&busy)), ("orderly", "guest"));
+        assert_eq!(cause(&EndEvidence { told_to_stop: true, ..busy }), "orderly");
     }
 
     #[test]

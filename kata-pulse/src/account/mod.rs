@@ -11,7 +11,7 @@ mod pod;
 mod startup;
 
 pub use cost::{CostBook, Moment, Workload, resident_bytes};
-pub use end::{Death, End, EndEvidence, judge};
+pub use end::{CAUSES, Death, End, EndEvidence, judge};
 pub use namespaces::{Contribution, NamespaceBook, TrafficBook};
 pub use orphans::{Orphans, count_orphans};
 pub use pod::pod_stats;

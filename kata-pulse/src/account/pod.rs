@@ -49,7 +49,7 @@ mod tests {
     fn the_pod_is_all_its_processes_and_its_interface_once() {
         let role = |role, cpu| RoleReading {
             cpu: Some(cpu),
-            memory: MemoryNow { rss_bytes: Some(10.0), pss_bytes: Some(7.0), ..MemoryNow::default() },
+            memory: MemoryNow { rss_bytes: Some(10.0), held_bytes: Some(7.0), ..MemoryNow::default() },
             ..RoleReading::of(role)
         };
         let traffic = TrafficReading { bytes: 5.0, ..TrafficReading::default() };

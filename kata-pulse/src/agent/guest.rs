@@ -182,6 +182,9 @@ impl GuestCollector {
         if self.put_state(sandbox, Source::Agent, state) {
             info!(sandbox_id = %sandbox.id, source = "agent", state = state.as_str(), error, "no numbers from the guest");
         }
+        if state == SourceState::Timeout {
+            self.suspects.hold(sandbox, Source::Agent);
+        }
         // More evidence may yet show that the shim can be asked: it is waited for.
         if state == SourceState::Timeout { Outcome::TimedOut } else { Outcome::Unsafe }
     }

@@ -21,34 +21,48 @@ struct Right {
     name: &'static str,
     /// The capability itself, or one that includes it.
     any_of: CapabilitySet,
-    for_ebpf: bool,
+    wanted: fn(&Wants) -> bool,
     without: &'static str,
 }
 
-const RIGHTS: [Right; 4] = [
+/// What the operator asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wants {
+    ebpf: bool,
+    agents: bool,
+    qdisc: bool,
+}
+
+const RIGHTS: [Right; 5] = [
     Right {
         name: "BPF",
         any_of: CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN),
-        for_ebpf: true,
+        wanted: |wants| wants.ebpf,
         without: "eBPF maps and programs cannot be made, inotify, pidfds and scans discover alone",
     },
     Right {
         name: "PERFMON",
         any_of: CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN),
-        for_ebpf: true,
+        wanted: |wants| wants.ebpf,
         without: "eBPF programs cannot be loaded, inotify, pidfds and scans discover alone",
     },
     Right {
         name: "SYS_PTRACE",
         any_of: CapabilitySet::SYS_PTRACE,
-        for_ebpf: false,
+        wanted: |_| true,
         without: "shims, VMMs and virtiofsd are not found, nor any number of theirs",
     },
     Right {
         name: "DAC_READ_SEARCH",
         any_of: CapabilitySet::DAC_READ_SEARCH.union(CapabilitySet::DAC_OVERRIDE),
-        for_ebpf: false,
+        wanted: |_| true,
         without: "processes and directories of rootless VMMs stay closed, with their guests' agents",
+    },
+    Right {
+        name: "SYS_ADMIN",
+        any_of: CapabilitySet::SYS_ADMIN,
+        wanted: |wants| wants.qdisc,
+        without: "--qdisc cannot enter the pods' network namespaces, what their queueing disciplines drop is not shown",
     },
 ];
 
@@ -87,12 +101,17 @@ impl Rights {
 
     /// One line for each right that is missing.
     pub(super) fn report(&self, config: &Config) {
-        for line in self.missing(config.ebpf != EbpfMode::Off, config.shim_metrics != ShimMetrics::Never) {
+        let wants = Wants {
+            ebpf: config.ebpf != EbpfMode::Off,
+            agents: config.shim_metrics != ShimMetrics::Never,
+            qdisc: config.qdisc,
+        };
+        for line in self.missing(&wants) {
             warn!("{line}");
         }
     }
 
-    fn missing(&self, wants_ebpf: bool, wants_agents: bool) -> Vec<String> {
+    fn missing(&self, wants: &Wants) -> Vec<String> {
         let mut lines = Vec::new();
         if self.uid != 0 {
             let uid = self.uid;
@@ -104,21 +123,26 @@ impl Rights {
         if !self.sees_host {
             lines.push(NO_HOST_PIDS.to_owned());
         }
-        lines.extend(self.capabilities(wants_ebpf).map(Right::line));
-        if wants_agents && matches!(self.vsock, Err(Errno::PERM | Errno::ACCESS)) {
+        lines.extend(self.capabilities(wants).map(Right::line));
+        if wants.agents && matches!(self.vsock, Err(Errno::PERM | Errno::ACCESS)) {
             lines.push(format!("AF_VSOCK is denied: guests' agents behind vsock are not asked; {}", self.who_denies()));
         }
         lines
     }
 
-    fn capabilities(&self, wants_ebpf: bool) -> impl Iterator<Item = &'static Right> {
+    fn capabilities(&self, wants: &Wants) -> impl Iterator<Item = &'static Right> {
         let effective = self.effective.unwrap_or(CapabilitySet::all());
-        RIGHTS.iter().filter(move |right| !effective.intersects(right.any_of) && (wants_ebpf || !right.for_ebpf))
+        RIGHTS.iter().filter(move |right| !effective.intersects(right.any_of) && (right.wanted)(wants))
     }
 
     /// The lines of what eBPF lacks, in one.
     pub(super) fn missing_for_ebpf(&self) -> Option<String> {
-        let missing: Vec<String> = self.capabilities(true).filter(|right| right.for_ebpf).map(Right::line).collect();
+        let effective = self.effective.unwrap_or(CapabilitySet::all());
+        // What is wanted for eBPF alone.
+        let nothing = Wants { ebpf: false, agents: false, qdisc: false };
+        let of_ebpf = |right: &&Right| (right.wanted)(&Wants { ebpf: true, ..nothing }) && !(right.wanted)(&nothing);
+        let missing = RIGHTS.iter().filter(of_ebpf).filter(|right| !effective.intersects(right.any_of));
+        let missing: Vec<String> = missing.map(Right::line).collect();
         (!missing.is_empty()).then(|| missing.join("; "))
     }
 
@@ -178,6 +202,8 @@ fn lockdown(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    const WANTS: Wants = Wants { ebpf: true, agents: true, qdisc: false };
+
     fn all() -> Rights {
         let effective = RIGHTS.iter().fold(CapabilitySet::empty(), |all, right| all | right.any_of);
         Rights {
@@ -193,23 +219,28 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_rights_that_are_there_or_unknown_or_not_wanted() {
-        assert_eq!(all().missing(true, true), Vec::<String>::new());
-        assert_eq!(Rights { effective: None, ..all() }.missing(true, true), Vec::<String>::new());
+        assert_eq!(all().missing(&WANTS), Vec::<String>::new());
+        assert_eq!(Rights { effective: None, ..all() }.missing(&WANTS), Vec::<String>::new());
         let small = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_OVERRIDE;
         let without_ebpf = Rights { effective: Some(small), vsock: Err(Errno::PERM), ..all() };
-        assert_eq!(without_ebpf.missing(false, false), Vec::<String>::new());
+        assert_eq!(without_ebpf.missing(&Wants { ebpf: false, agents: false, qdisc: false }), Vec::<String>::new());
         let administrator = Rights { effective: Some(small | CapabilitySet::SYS_ADMIN), ..all() };
-        assert_eq!(administrator.missing(true, true), Vec::<String>::new());
+        assert_eq!(administrator.missing(&WANTS), Vec::<String>::new());
     }
 
     #[test]
     fn each_missing_right_is_one_line_that_names_it() {
         let none = Rights { effective: Some(CapabilitySet::empty()), uid: 1000, sees_host: false, ..all() };
-        let lines = none.missing(true, true);
+        let lines = none.missing(&WANTS);
         for (line, name) in lines.iter().skip(2).zip(["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"]) {
             assert!(line.starts_with(&format!("missing capability CAP_{name}: ")), "{line}");
         }
         assert_eq!(lines.len(), 6);
+        let for_qdisc = all().missing(&Wants { qdisc: true, ..WANTS });
+        assert!(
+            for_qdisc.len() == 1 && for_qdisc[0].starts_with("missing capability CAP_SYS_ADMIN: "),
+            "{for_qdisc:?}"
+        );
         assert!(lines[0].contains("user 1000") && lines[1].contains("hostPID"));
         assert!(lines.iter().all(|line| !line.contains('\n')));
     }
@@ -230,7 +261,7 @@ mod tests {
         for word in ["seccomp", "cri-containerd.apparmor.d (enforce)", "lockdown is confidentiality"] {
             assert!(why.contains(word), "{why}");
         }
-        let lines = confined.missing(true, true);
+        let lines = confined.missing(&WANTS);
         assert!(lines.len() == 1 && lines[0].starts_with("AF_VSOCK is denied: "), "{lines:?}");
         let without = Rights { effective: Some(CapabilitySet::BPF), ..confined };
         assert_eq!(without.explain_refusal(refused), None);

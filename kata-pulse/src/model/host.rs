@@ -82,7 +82,10 @@ impl RoleReading {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MemoryNow {
     pub rss_bytes: Option<f64>,
+    /// As it was when it was read last, which is dear.
     pub pss_bytes: Option<f64>,
+    /// The same with what resident memory has grown by since.
+    pub held_bytes: Option<f64>,
     pub private_bytes: Option<f64>,
     pub swap_bytes: Option<f64>,
     pub page_tables_bytes: Option<f64>,

@@ -116,8 +116,14 @@ fn host_stats() -> HostStats {
     let some = Some(4.0);
     let cpu = CpuTimes { user: 1.0, system: 2.0, guest: 4.0 };
     let histogram = Histogram { bounds: &[0.001, 0.1], counts: vec![3, 0, 1], sum_seconds: 0.5 };
-    let memory =
-        MemoryNow { rss_bytes: some, pss_bytes: some, private_bytes: some, swap_bytes: some, page_tables_bytes: some };
+    let memory = MemoryNow {
+        rss_bytes: some,
+        pss_bytes: some,
+        held_bytes: some,
+        private_bytes: some,
+        swap_bytes: some,
+        page_tables_bytes: some,
+    };
     let role = RoleReading {
         role: HostRole::Vmm,
         cpu: Some(cpu),

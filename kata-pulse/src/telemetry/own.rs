@@ -29,6 +29,19 @@ type Histograms = Family<Labels, Histogram, Buckets>;
 const BUCKETS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Of a sandbox's start, in seconds: an image may have to come first, and a confidential guest's memory be taken.
+const STARTUP_BUCKETS_SECONDS: [f64; 14] =
+    [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0];
+
+#[derive(Clone, Copy, Debug)]
+struct StartupBuckets;
+
+impl MetricConstructor<Histogram> for StartupBuckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(STARTUP_BUCKETS_SECONDS)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Buckets;
 
@@ -62,7 +75,7 @@ struct Inner {
     ebpf_run: Family<Labels, Seconds>,
     leftovers: Family<Labels, Gauge>,
     orphans: Family<Labels, Gauge>,
-    startup: Histograms,
+    startup: Family<Labels, Histogram, StartupBuckets>,
     ended: Counters,
     process: ProcessGauges,
 }
@@ -113,7 +126,7 @@ impl Own {
             ebpf_run: register(r, "kata_pulse_ebpf_program_run_seconds_total", Family::default()),
             leftovers: register(r, "kata_pulse_leftovers", Family::default()),
             orphans: register(r, "kata_pulse_orphans", Family::default()),
-            startup: register(r, "kata_pulse_sandbox_startup_seconds", histograms()),
+            startup: register(r, "kata_pulse_sandbox_startup_seconds", Family::new_with_constructor(StartupBuckets)),
             ended: register(r, "kata_pulse_sandboxes_ended_total", Counters::default()),
             process,
             registry,
@@ -203,6 +216,13 @@ impl Own {
     pub fn sandbox_started(&self, stage: &'static str, runtime: &'static str, vmm: &'static str, took: Duration) {
         let labels = vec![("runtime", runtime.into()), ("stage", stage.into()), ("vmm", vmm.into())];
         self.0.startup.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Sandboxes of this VMM are there: none of them has ended by these causes yet, or the counters stay as they are.
+    pub fn sandboxes_may_end(&self, vmm: &'static str, causes: &[&'static str]) {
+        for cause in causes {
+            drop(self.0.ended.get_or_create(&vec![("cause", (*cause).into()), ("vmm", vmm.into())]));
+        }
     }
 
     /// `cause`: orderly, vmm, shim, virtiofsd, guest, oom, unknown.

@@ -17,8 +17,8 @@ const NEVER_HERE: &[(&str, &str)] = &[
     ("kata_sandbox_cgroup_", "simulated processes sit in the cgroup of the test, which is no sandbox's own"),
     ("kata_sandbox_host_network_", "simulated VMMs live in the network of the host, which is not a pod's"),
     ("kata_sandbox_io_blocked_seconds_total", "the kernel accounts delays only where delayacct is on"),
+    ("kata_sandbox_memory_reclaimable_bytes", "simulated VMMs hold less than half of what their guests say they use"),
     ("kata_sandbox_kvm_userspace_exits_total", "simulated VMMs do not run KVM"),
-    ("kata_sandbox_oom_kills_total", "no memory cgroup of the simulator's is short of memory"),
 ];
 
 /// Where eBPF cannot be used, these families are not there.

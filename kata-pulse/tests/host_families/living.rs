@@ -37,6 +37,11 @@ impl Living {
         ]
     }
 
+    /// Bytes.
+    pub fn peak(&self) -> f64 {
+        self.kilobytes("status", "VmHWM:") * 1024.0
+    }
+
     fn entries(&self, folder: &str) -> f64 {
         self.0.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/{folder}")).unwrap().count() as f64).sum()
     }
@@ -45,8 +50,10 @@ impl Living {
         self.entries("task")
     }
 
+    /// Of the process with most: all have the same limit.
     pub fn open_fds(&self) -> f64 {
-        self.entries("fd")
+        let of = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as f64;
+        self.0.iter().map(of).fold(0.0, f64::max)
     }
 
     /// The lowest soft limit.

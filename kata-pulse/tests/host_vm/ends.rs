@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kata_pulse_sim::judge::Findings;
+use kata_pulse_sim::judge::{Findings, Page};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, must_be_real};
@@ -67,19 +67,31 @@ async fn an_orderly_end_a_kill_and_an_oom_kill_are_told_apart() {
     let host = Host::start(1, 60).await;
     let mut expected = Vec::new();
 
-    let mut machine = Running::start(&host, &boot, 1, None, None).await;
-    machine.console.begin("poweroff -f").unwrap();
-    machine.await_end();
-    let usage = machine.remove(&host).await;
-    println!("powered off: {}, {:.2} s of CPU", usage.status(), usage.cpu_seconds());
-    assert_eq!(usage.status().code(), Some(0));
-    expected.push(Expected { machine, cause: "orderly", signal: "", exit_code: "0" });
+    // The same power-off: of a pod that is being stopped, and of one whose containers run.
+    for (number, is_stopped, cause) in [(1, true, "orderly"), (4, false, "guest")] {
+        let mut machine = Running::start(&host, &boot, number, None, None).await;
+        let runs = |page: &Page| containers(page, &machine.id) > 0;
+        host.settle(runs).await;
+        if is_stopped {
+            host.node.stop_sandbox(&machine.id).unwrap();
+            host.settle(|page| !runs(page)).await;
+        }
+        machine.console.begin("poweroff -f").unwrap();
+        machine.await_end();
+        if !is_stopped {
+            // Kata's shim looks after its VMM every five seconds: until then its directory stays.
+            host.settle(|page| page.sum("kata_pulse_sandboxes", &[("state", "stopping")]) == Some(1.0)).await;
+        }
+        let usage = machine.remove(&host).await;
+        println!("powered off: {}, {:.2} s of CPU", usage.status(), usage.cpu_seconds());
+        assert_eq!(usage.status().code(), Some(0));
+        expected.push(Expected { machine, cause, signal: "", exit_code: "0" });
+    }
 
     let machine = Running::start(&host, &boot, 2, None, None).await;
     let pid = Pid::from_raw(i32::try_from(machine.vmm).unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
     machine.await_end();
-    // Kata's shim looks after its VMM every five seconds: until then its directory stays.
     host.settle(|page| page.sum("kata_pulse_sandboxes", &[("state", "stopping")]) == Some(1.0)).await;
     let usage = machine.remove(&host).await;
     println!("killed: {}", usage.status());
@@ -103,11 +115,16 @@ async fn an_orderly_end_a_kill_and_an_oom_kill_are_told_apart() {
         let fits = matches!(found[..], [one] if one.value == 1.0 && labels.iter().all(|(label, value)| one.labels[*label] == *value));
         findings.holds(fits, format!("{ENDED} of an end by {cause}: {found:?}, expected {labels:?}"));
         findings.near(&format!("ends by {cause}"), page.sum(ENDS, &[("cause", cause), ("vmm", "qemu")]), 1.0, 0.0);
-        let left = page.starting("container_").filter(|sample| sample.labels["pod"] == found_pod(&machine.id)).count();
+        let left = containers(&page, &machine.id);
         findings.holds(left == 0, format!("{left} series of containers stand after an end by {cause}"));
     }
     host.end().await;
     findings.end();
+}
+
+/// Series of containers and pod.
+fn containers(page: &Page, id: &str) -> usize {
+    page.starting("container_").filter(|sample| sample.labels["pod"] == found_pod(id)).count()
 }
 
 /// As the simulator numbers pods and sandboxes.

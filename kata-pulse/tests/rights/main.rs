@@ -144,6 +144,21 @@ async fn an_administrator_needs_neither_right_of_ebpf() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_that_only_a_flag_needs_is_named_with_the_flag() {
+    let Some(world) = world().await else { return };
+    let start = |rights: Vec<String>| {
+        let mut command = command(&world.root, &rights);
+        command.arg("--qdisc");
+        Confined::start(command)
+    };
+    let without = complaints(&start(with_only(all())));
+    assert!(without.len() == 1 && without[0].starts_with("missing capability CAP_SYS_ADMIN: "), "{without:#?}");
+    println!("{}", without[0]);
+    assert_eq!(complaints(&start(with_only(all().chain(["sys_admin"])))), Vec::<String>::new());
+    world.end().await;
+}
+
 /// A socket is connected to by who may write it: that of another user's VMM needs a right that the chart does not give.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rootless_vmms_own_socket_needs_more_than_to_be_found() {

@@ -246,14 +246,15 @@ fn the_agent_knows_as_much_within_the_chart_s_bounds_as_without() {
     });
 }
 
-/// Named, counted by the runtime, and its guest asked by the way that is right for it.
+/// Named, counted by runtime and host, and its guest asked by the way that is right for it.
 fn is_complete(one: &Value) -> bool {
     let (state, sources) = (&one["state"], &one["sources"]);
     let asked = match (one["runtime"].as_str(), one["vmm"].as_str()) {
         (Some("rust"), Some("qemu")) => sources["shim"] == "unsafe" && sources["agent"] == "ok",
         _ => sources["shim"] == "ok",
     };
-    asked && state == "running" && one["pod_name"] != "" && sources["runtime"] == "ok" && sources["cri"] == "ok"
+    let others = ["runtime", "cri", "host"].into_iter().all(|source| sources[source] == "ok");
+    asked && state == "running" && one["pod_name"] != "" && others
 }
 
 /// Programs of the kernel that serve the agent.

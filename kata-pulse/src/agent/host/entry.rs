@@ -13,13 +13,19 @@ use crate::collect::kernel::Slot;
 use crate::discover::{boot_now, to_boot};
 use crate::model::{EndPage, HostStats, KernelReading, RoleReading};
 use crate::sandbox::{
-    DiscoveryEvent, ExitStatus, HostRole, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox, SandboxId,
-    SandboxState, Source, SourceState,
+    ContainerId, DiscoveryEvent, ExitStatus, HostRole, Process, ProcessExit, ProcessFound, ProcessRole, Sandbox,
+    SandboxId, SandboxState, Source, SourceState, Vmm,
 };
 use crate::store::{Ended, Reading, index};
 
 /// How long the container runtime's word for a sandbox's beginning is waited for.
 const PATIENCE_FOR_BEGINNING: Duration = Duration::from_secs(30);
+
+/// The kubelet stops a pod in the seconds after its last container; one that starts them again waits ten or more.
+const EMPTY_BEFORE_END_SECONDS: f64 = 10.0;
+
+/// A guest may boot for so long, and a shim that has no socket by then will not make one.
+const PATIENCE_FOR_DOORS: Duration = Duration::from_secs(120);
 
 /// A runtime writes its state and its shim's socket one after the other.
 const PATIENCE_FOR_EVIDENCE: Duration = Duration::from_secs(5);
@@ -37,9 +43,13 @@ pub(super) struct Entry {
     waiting: Vec<(Process, ProcessExit)>,
     due: Instant,
     turn: u64,
+    /// Its containers' numbers are new: what the host has now is what they are compared with.
+    is_compared: bool,
     sandbox: Option<Arc<Sandbox>>,
     had_process: bool,
     had_containers: bool,
+    /// Since when none of its containers runs any more, in seconds since boot.
+    emptied: Option<f64>,
     is_removed: bool,
     evidence: EndEvidence,
     began: Option<f64>,
@@ -66,9 +76,11 @@ impl Entry {
             waiting: Vec::new(),
             due: now,
             turn: 0,
+            is_compared: false,
             sandbox: None,
             had_process: false,
             had_containers: false,
+            emptied: None,
             is_removed: false,
             evidence: EndEvidence::default(),
             began: None,
@@ -103,6 +115,8 @@ impl Entry {
             return;
         }
         self.had_containers |= !sandbox.containers.is_empty();
+        let is_empty = self.had_containers && sandbox.containers.is_empty();
+        self.emptied = is_empty.then(|| self.emptied.unwrap_or_else(|| boot_now().as_secs_f64()));
         if sandbox.state == SandboxState::Running {
             self.startup.reach(Stage::Guest, boot_now().as_secs_f64());
         }
@@ -157,14 +171,15 @@ impl Entry {
         is_hung: impl Fn(&Sandbox) -> bool,
     ) {
         self.due = Instant::now();
+        let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
         if self.evidence.deaths.is_empty() {
-            self.evidence.told_to_stop = self.is_told_to_stop();
+            self.evidence.told_to_stop = self.is_told_to_stop(at);
             self.evidence.guest_hung = self.sandbox.as_deref().is_some_and(is_hung);
+            self.evidence.was_busy = self.sandbox.as_ref().is_some_and(|sandbox| !sandbox.containers.is_empty());
         }
         if let Some(watched) = &mut self.watched {
             watched.process_ended(process);
         }
-        let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
         self.evidence.died(Death { pid: process.pid, role: process.role, status: exit.status, at, by_oom: false });
         if let Some(account) = &exit.account {
             self.peak_bytes = self.peak_bytes.max(account.peak_rss_bytes);
@@ -175,17 +190,38 @@ impl Entry {
         }
     }
 
-    fn is_told_to_stop(&self) -> bool {
+    /// Before the first death. A pod whose containers end is stopped at once, or its containers are started again later.
+    fn is_told_to_stop(&self, death: f64) -> bool {
         let Some(sandbox) = &self.sandbox else { return self.is_removed };
         let is_unready = sandbox.identity.as_ref().is_some_and(|identity| !identity.ready);
-        let is_empty = self.had_containers && sandbox.containers.is_empty();
+        let is_empty = self.emptied.is_some_and(|emptied| (0.0..EMPTY_BEFORE_END_SECONDS).contains(&(death - emptied)));
         self.is_removed || sandbox.is_stopped || is_unready || is_empty
+    }
+
+    /// Numbers of its containers came.
+    pub fn compare(&mut self) {
+        self.is_compared = true;
+    }
+
+    /// Nobody could ask its guest for all the time that it has run: it has no socket, or what answers there is not Kata's
+    /// page, as of releases that cannot tell of remote guests.
+    pub fn has_no_door(&self) -> bool {
+        let Some(sandbox) = self.sandbox.as_ref().filter(|_| self.since.elapsed() >= PATIENCE_FOR_DOORS) else {
+            return false;
+        };
+        let is_remote = sandbox.vmm == Some(Vmm::Remote);
+        let says_nothing = self.stored.sources[index(Source::Shim)].state == Some(SourceState::BadPage);
+        !sandbox.has_socket || (is_remote && says_nothing)
     }
 
     /// The book, when the sandbox's turn has come.
     pub fn lend(&mut self, id: &SandboxId, now: Instant, interval: Duration) -> Option<Job> {
-        let sandbox = self.sandbox.clone().filter(|_| self.due <= now)?;
+        let sandbox = self.sandbox.clone().filter(|_| self.due <= now || self.is_compared)?;
         let book = self.book.take()?;
+        self.is_compared = false;
+        if self.due > now {
+            return Some(Job { sandbox, book, tiers: Tiers::OFTEN, wants_socket: false });
+        }
         let tiers = if self.turn == 0 { Tiers::ALL } else { Tiers::of_turn(id, self.turn) };
         self.turn += 1;
         self.due = now + spread(id, self.turn, interval);
@@ -224,7 +260,8 @@ impl Entry {
 
     /// Makes the sandbox's numbers of what host, guest and runtime said.
     pub fn update(&mut self, at: f64, reading: HostReading, stored: Reading) -> HostStats {
-        let workload = workload(&stored);
+        let running = self.sandbox.iter().flat_map(|sandbox| &sandbox.containers).map(|container| &container.id);
+        let workload = workload(&stored, running);
         let cost = self.cost.update(at, &reading, workload.as_ref(), stored.guest.as_deref());
         let traffic = self.traffic.update(&reading.network, !self.existed);
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
@@ -293,7 +330,7 @@ impl Entry {
         let cost = self.cost.close(now, self.began.filter(|_| !self.existed), peak);
         let traffic = self.contribution.received_bytes.zip(self.contribution.transmitted_bytes).map(<[f64; 2]>::from);
         self.contribute(&reading, cost.memory_byte_seconds, traffic);
-        for (role, _) in &kernel.oom_kills {
+        for (role, _) in kernel.oom_kills.iter().filter(|(_, kills)| *kills > 0) {
             // The kernel names a thread.
             let of = if *role == HostRole::Vcpu { HostRole::Vmm } else { *role };
             let victims = self.evidence.deaths.iter_mut().filter(|death| HostRole::from(death.role) == of);
@@ -312,13 +349,15 @@ impl Entry {
 }
 
 /// Of the containers that the runtime told of last.
-fn workload(stored: &Reading) -> Option<Workload> {
+fn workload<'a>(stored: &Reading, mut running: impl Iterator<Item = &'a ContainerId>) -> Option<Workload> {
     let newest = stored.containers.values().map(|container| container.at).max()?;
     let at = to_boot(newest)?.as_secs_f64();
     let cpu = |stats: &crate::model::Stats| stats.cpu.usage_seconds;
     let cpu_seconds = stored.containers.iter().filter_map(|(id, said)| Some((id.clone(), cpu(&said.stats)?)));
     let memory = stored.containers.values().map(|said| said.stats.memory.working_set_bytes).sum();
-    Some(Workload { at, cpu_seconds: cpu_seconds.collect(), memory_bytes: memory })
+    let tells = |id: &ContainerId| stored.containers.get(id).is_some_and(|said| cpu(&said.stats).is_some());
+    let is_whole = running.all(tells);
+    Some(Workload { at, cpu_seconds: cpu_seconds.collect(), is_whole, memory_bytes: memory })
 }
 
 /// The first turns of sandboxes that were found together are apart from each other; later ones keep the distance.

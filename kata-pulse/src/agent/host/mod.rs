@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::suspects::Suspects;
-use crate::account::{NamespaceBook, count_orphans, pod_stats};
+use crate::account::{CAUSES, NamespaceBook, count_orphans, pod_stats};
 use crate::collect::host::{HostBook, HostReader, HostReading, Target, Tiers};
 use crate::collect::kernel::{KernelView, Slot};
 use crate::discover::{boot_now, to_boot};
@@ -272,6 +272,11 @@ impl Accountant {
 
     fn begin_pass(&mut self) -> Option<JoinHandle<Pass>> {
         let now = Instant::now();
+        for id in self.store.take_counted() {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.compare();
+            }
+        }
         let jobs: Vec<Job> =
             self.entries.iter_mut().filter_map(|(id, entry)| entry.lend(id, now, self.interval)).collect();
         let kernel = self.kernel.clone().filter(|_| self.kernel_due <= now);
@@ -310,6 +315,7 @@ impl Accountant {
                 continue;
             };
             let stats = entry.update(at, reading, stored);
+            self.own.sandboxes_may_end(entry.kinds().1, &CAUSES);
             if let Some(namespace) = entry.namespace() {
                 self.namespaces.apply(&sandbox.id, entry.inode, &namespace, entry.contribution());
                 self.is_dirty = true;
@@ -325,6 +331,7 @@ impl Accountant {
                 stats,
                 pod,
                 decides: entry.is_settled(),
+                has_no_door: entry.has_no_door(),
             });
         }
         // Reading took a moment in which some of them may have ended.
@@ -386,7 +393,9 @@ impl Accountant {
         let readings = self.store.readings(&self.seen);
         let is_unknown =
             readings.iter().map(|reading| reading.sources[index(Source::Cri)].state == Some(SourceState::Gone));
-        let orphans = count_orphans(self.seen.values().map(AsRef::as_ref).zip(is_unknown));
+        let per_second = procfs::ticks_per_second();
+        let now = boot_now().as_secs().saturating_mul(per_second);
+        let orphans = count_orphans(self.seen.values().map(AsRef::as_ref).zip(is_unknown), now, per_second);
         self.own.orphans("vmm", orphans.vmms);
         self.own.orphans("shim", orphans.shims);
         self.own.orphans("directory", self.registry.leftovers().directories);

@@ -255,10 +255,14 @@ struct LinuxResources {
     memory_limit_in_bytes: i64,
 }
 
+/// As the kernel has it for groups of processes.
+const LEAST_SHARES: i64 = 2;
+
 impl LinuxResources {
     fn into_overhead(self) -> Overhead {
         let by_quota = self.cpu_quota.checked_mul(1000).filter(|_| self.cpu_quota > 0 && self.cpu_period > 0);
-        let by_shares = self.cpu_shares.checked_mul(1000).filter(|_| self.cpu_shares > 0);
+        // The kubelet sends the kernel's least where nothing is declared.
+        let by_shares = self.cpu_shares.checked_mul(1000).filter(|_| self.cpu_shares > LEAST_SHARES);
         Overhead {
             memory_bytes: Some(self.memory_limit_in_bytes).filter(|&bytes| bytes > 0),
             cpu_millicores: by_quota
@@ -419,6 +423,9 @@ mod tests {
         let shares = br#"{"config":{"linux":{"overhead":{"cpu_shares":512}}}}"#;
         let by_shares = Overhead { memory_bytes: None, cpu_millicores: Some(500) };
         assert_eq!(details_of_status(shares).unwrap().overhead, by_shares);
+        let memory_alone = br#"{"config":{"linux":{"overhead":{"cpu_period":100000,"cpu_quota":0,"cpu_shares":2,"memory_limit_in_bytes":4096}}}}"#;
+        let of_memory = Overhead { memory_bytes: Some(4096), cpu_millicores: None };
+        assert_eq!(details_of_status(memory_alone).unwrap().overhead, of_memory);
         for nothing in [&b"{}"[..], b"x", br#"{"Metadata":{"Config":{"linux":{"overhead":{}}}}}"#] {
             assert_eq!(overhead_of_metadata(nothing), Overhead::default());
         }

@@ -2,7 +2,7 @@
 
 use super::counters::{IoCounts, RoleCounters, add, seconds};
 use super::network::NetworkBook;
-use super::process_book::{ProcessBook, Share};
+use super::process_book::{Gauges, ProcessBook, Share};
 use crate::model::{CgroupReading, Counted, HostReading, MemoryNow, RoleReading, ThreadReading};
 use crate::sandbox::{ExitAccount, HostRole, Pid, Process};
 
@@ -153,6 +153,7 @@ impl HostBook {
         let counters = self.role_counters(role)?;
         let gauge = |of: fn(&ProcessBook) -> Option<u64>| sum(self.running(role).map(of)).map(|value| value as f64);
         let count = |value: Option<u64>| value.map(|value| value as f64);
+        let fullest = self.fullest(role);
         Some(RoleReading {
             role,
             cpu: counters.cpu.map(|cpu| cpu.times()),
@@ -166,14 +167,23 @@ impl HostBook {
             memory: MemoryNow {
                 rss_bytes: gauge(|book| book.gauges.rss_bytes),
                 pss_bytes: gauge(|book| book.gauges.pss_bytes),
+                held_bytes: gauge(|book| book.gauges.held_bytes()),
                 private_bytes: gauge(|book| book.gauges.private_bytes),
                 swap_bytes: gauge(|book| book.gauges.swap_bytes),
                 page_tables_bytes: gauge(|book| book.gauges.page_tables_bytes),
             },
             threads: count(self.thread_count(role)),
-            open_fds: gauge(|book| book.gauges.open_fds),
-            max_fds: count(self.running(role).filter_map(|book| book.gauges.max_fds).min()),
+            open_fds: count(fullest.and_then(|gauges| gauges.open_fds)),
+            max_fds: count(fullest.and_then(|gauges| gauges.max_fds)),
         })
+    }
+
+    /// The process of the role that has come closest to its limit of open files.
+    fn fullest(&self, role: HostRole) -> Option<&Gauges> {
+        let share =
+            |gauges: &Gauges| gauges.open_fds.zip(gauges.max_fds).map(|(open, max)| open as f64 / max.max(1) as f64);
+        let all = self.running(role).map(|book| &book.gauges);
+        all.max_by(|one, other| share(one).unwrap_or(-1.0).total_cmp(&share(other).unwrap_or(-1.0)))
     }
 
     fn thread_count(&self, role: HostRole) -> Option<u64> {

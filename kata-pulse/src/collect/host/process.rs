@@ -151,6 +151,7 @@ impl Reading<'_> {
             let read = file.and_then(|file| self.guarded.read(move || Some(read_rollup(File::from(file)))));
             let (pss, private, took) = read.unwrap_or((None, None, LONGEST_MEMORY_PAUSE));
             (book.gauges.pss_bytes, book.gauges.private_bytes) = (pss, private);
+            book.gauges.rss_at_pss_bytes = book.gauges.rss_bytes;
             let pause = took.saturating_mul(self.memory_pause).min(LONGEST_MEMORY_PAUSE);
             book.memory_after = Instant::now().checked_add(pause);
         }

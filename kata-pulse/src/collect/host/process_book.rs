@@ -50,6 +50,8 @@ pub(super) struct Gauges {
     pub rss_bytes: Option<u64>,
     pub peak_rss_bytes: Option<u64>,
     pub pss_bytes: Option<u64>,
+    /// `rss_bytes` when `pss_bytes` was read.
+    pub rss_at_pss_bytes: Option<u64>,
     pub private_bytes: Option<u64>,
     pub swap_bytes: Option<u64>,
     pub page_tables_bytes: Option<u64>,
@@ -61,6 +63,13 @@ pub(super) struct Gauges {
     pub memory_nominal_bytes: Option<u64>,
     /// Its tap is the guest's NIC itself, not the other end of a wire to it.
     pub has_macvtap: bool,
+}
+
+impl Gauges {
+    pub(super) fn held_bytes(&self) -> Option<u64> {
+        let (pss, now, then) = (self.pss_bytes?, self.rss_bytes?, self.rss_at_pss_bytes?);
+        Some(pss.saturating_add(now).saturating_sub(then))
+    }
 }
 
 #[derive(Debug)]

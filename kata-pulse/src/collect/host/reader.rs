@@ -145,7 +145,13 @@ impl HostReader {
         for process in processes {
             is_gone |= !self.read_process(&mut scratch, book, target, process, tiers, is_gone);
         }
-        self.read_vhosts(&mut scratch, book, tiers.rarely || is_first);
+        let in_shim = is_vmm_in_shim(target, ProcessRole::Shim);
+        self.read_vhosts(
+            &mut scratch,
+            book,
+            tiers.rarely || is_first,
+            if in_shim { HostRole::Shim } else { HostRole::Vmm },
+        );
         let is_listed = |book: &ProcessBook| {
             book.role == HostRole::Vhost
                 || target.processes.iter().any(|process| (process.pid.0, process.start_ticks) == book.key())
@@ -193,14 +199,16 @@ impl HostReader {
     }
 
     /// Kernel threads that belong to a VMM by their name only.
-    fn read_vhosts(&self, scratch: &mut Scratch, book: &mut HostBook, look: bool) {
+    fn read_vhosts(&self, scratch: &mut Scratch, book: &mut HostBook, look: bool, vmm: HostRole) {
         if self.kernel.vhost_is_a_thread {
             return;
         }
         let mut known: Vec<KernelThread> = book.running(HostRole::Vhost).map(ProcessBook::key).collect();
         if look {
-            let vmms: Vec<u32> = book.running(HostRole::Vmm).map(|vmm| vmm.pid).collect();
-            known.extend(vmms.into_iter().flat_map(|vmm| self.vhosts.of(scratch, self.procfs.as_fd(), vmm)));
+            // Named after the thread that asked for it.
+            let owners = |vmm: &ProcessBook| vmm.threads.keys().copied().chain([vmm.pid]).collect::<Vec<_>>();
+            let owners: Vec<u32> = book.running(vmm).flat_map(owners).collect();
+            known.extend(owners.into_iter().flat_map(|owner| self.vhosts.of(scratch, self.procfs.as_fd(), owner)));
             known.sort_unstable();
             known.dedup();
         }

@@ -243,7 +243,7 @@ impl KernelView {
             let kills = oom.range([slot, 0]..=[slot, u32::MAX]);
             let reading = KernelReading {
                 block: self.block(own, &mut names),
-                oom_kills: killed(kills),
+                oom_kills: self.killed(&state.slots, slot, kills),
                 ..self.by_slot(maps, &state.slots, slot)
             };
             (Slot(slot), reading)
@@ -288,7 +288,7 @@ impl KernelView {
         let Some(maps) = &state.maps else { return KernelReading::default() };
         KernelReading {
             block: self.block(&maps.block_of(slot.0), &mut BTreeMap::new()),
-            oom_kills: killed(maps.all_oom().range([slot.0, 0]..=[slot.0, u32::MAX])),
+            oom_kills: self.killed(&state.slots, slot.0, maps.all_oom().range([slot.0, 0]..=[slot.0, u32::MAX])),
             ..self.by_slot(maps, &state.slots, slot.0)
         }
     }
@@ -303,6 +303,20 @@ impl KernelView {
             kvm_exits: maps.kvm.get(&slot, 0).map(|classes| exits::named(&classes)).unwrap_or_default(),
             ..KernelReading::default()
         }
+    }
+
+    /// A role that has a process and was not killed has a count, too: it is known.
+    fn killed<'a>(
+        &self,
+        slots: &Slots,
+        slot: u32,
+        kills: impl Iterator<Item = (&'a Member, &'a u64)>,
+    ) -> Vec<(HostRole, u64)> {
+        // Threads are not killed alone.
+        let roles = slots.roles(slot).filter(|(role, _)| self.has(ProgramGroup::Oom) && *role != HostRole::Vcpu);
+        let mut counts: BTreeMap<HostRole, u64> = roles.map(|(role, _)| (role, 0)).collect();
+        counts.extend(kills.filter_map(|([_, role], count)| Some((role_of_number(*role)?, *count))));
+        counts.into_iter().collect()
     }
 
     /// By name: a disk and its partitions are one.
@@ -390,10 +404,6 @@ fn report(failed: Option<MapError>) {
 
 fn map_error(process: Pid, map: &'static str, source: MapError) -> WatchError {
     WatchError::Map { process, map, source: Box::new(source) }
-}
-
-fn killed<'a>(kills: impl Iterator<Item = (&'a Member, &'a u64)>) -> Vec<(HostRole, u64)> {
-    kills.filter_map(|([_, role], count)| Some((role_of_number(*role)?, *count))).collect()
 }
 
 /// Field 22 of `/proc/<pid>/stat`; read here, since the probe compiles this module without its neighbours. `None`:

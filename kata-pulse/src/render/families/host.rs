@@ -199,7 +199,7 @@ pub(super) const OPEN_FDS: Family = host(
     Type::Gauge,
     "",
     "role",
-    "Open file descriptors of the sandbox's processes; of several processes of a role, of the one with most.",
+    "Open file descriptors of the sandbox's processes; of several processes of a role, of the one closest to its limit.",
     "/proc/<pid>/fd",
     |host, sink| by_role(host, sink, |role| role.open_fds),
 );
@@ -209,7 +209,7 @@ pub(super) const MAX_FDS: Family = host(
     Type::Gauge,
     "",
     "role",
-    "Soft limit of open file descriptors; the lowest of the role's processes.",
+    "Soft limit of open file descriptors of the same process.",
     "/proc/<pid>/limits",
     |host, sink| by_role(host, sink, |role| role.max_fds),
 );
