@@ -30,6 +30,8 @@ pub struct EndEvidence {
     pub guest_hung: bool,
     /// Containers ran in it at the first death.
     pub was_busy: bool,
+    /// The container runtime tells at once what becomes of its pod: what it did not tell has not happened.
+    pub is_heard: bool,
 }
 
 impl EndEvidence {
@@ -62,7 +64,9 @@ pub fn judge(evidence: &EndEvidence) -> End {
     let Some(first) = first_of(evidence) else { return end("unknown", None) };
     let is_asked_for = match first.status {
         // A guest that powers off or panics by itself ends its VMM so, as the runtime does.
-        Some(ExitStatus::Code(0)) if first.role == ProcessRole::Vmm => evidence.told_to_stop || !evidence.was_busy,
+        Some(ExitStatus::Code(0)) if first.role == ProcessRole::Vmm => {
+            evidence.told_to_stop || !(evidence.was_busy && evidence.is_heard)
+        }
         Some(ExitStatus::Code(0)) => true,
         Some(ExitStatus::Signal(SIGKILL | SIGTERM)) | None => evidence.told_to_stop,
         Some(ExitStatus::Code(_) | ExitStatus::Signal(_)) => false,
@@ -74,6 +78,8 @@ pub fn judge(evidence: &EndEvidence) -> End {
         // Who ends a process with SIGTERM asks it to end.
         ProcessRole::Vmm if first.status == Some(ExitStatus::Signal(SIGTERM)) => "orderly",
         _ if first.status.is_none() => "unknown",
+        // Go's runtime ends its VMM so at last.
+        ProcessRole::Vmm if first.status == Some(ExitStatus::Signal(SIGKILL)) && !evidence.is_heard => "unknown",
         ProcessRole::Vmm => "vmm",
         ProcessRole::Shim => "shim",
         ProcessRole::Virtiofsd => "virtiofsd",
@@ -106,7 +112,7 @@ mod tests {
     }
 
     fn of(deaths: &[Death]) -> EndEvidence {
-        EndEvidence { deaths: deaths.to_vec(), ..EndEvidence::default() }
+        EndEvidence { deaths: deaths.to_vec(), is_heard: true, ..EndEvidence::default() }
     }
 
     #[test]
@@ -114,7 +120,10 @@ mod tests {
         let left = of(&[death(Vmm, ExitStatus::Code(0), 1.0), death(Shim, ExitStatus::Code(0), 2.0)]);
         let busy = EndEvidence { was_busy: true, ..left.clone() };
         assert_eq!((cause(&left), cause(&busy)), ("orderly", "guest"));
+        assert_eq!(cause(&EndEvidence { is_heard: false, ..busy.clone() }), "orderly", "its list may be old");
         assert_eq!(cause(&EndEvidence { told_to_stop: true, ..busy }), "orderly");
+        let killed = EndEvidence { is_heard: false, ..of(&[death(Vmm, ExitStatus::Signal(9), 1.0)]) };
+        assert_eq!(cause(&killed), "unknown", "by its shim, or by anybody");
     }
 
     #[test]

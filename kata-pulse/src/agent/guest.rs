@@ -19,7 +19,7 @@ use crate::convert::{ConvertDropped, GuestHistory, Moment, RawPage, convert, par
 use crate::discover::boot_now;
 use crate::registry::{AgentReply, Registry};
 use crate::sandbox::{AgentAddress, Evidence, ProcessRole, Runtime, Sandbox, SandboxState, Source, SourceState};
-use crate::store::Store;
+use crate::store::{Store, index};
 use crate::telemetry::Own;
 
 /// A page without the guest's part that came sooner than this was not waited for: the guest's policy denies it.
@@ -182,7 +182,13 @@ impl GuestCollector {
         if self.put_state(sandbox, Source::Agent, state) {
             info!(sandbox_id = %sandbox.id, source = "agent", state = state.as_str(), error, "no numbers from the guest");
         }
-        if state == SourceState::Timeout {
+        // One that boots does not answer either.
+        let has_answered = || {
+            self.store
+                .reading(&sandbox.id)
+                .is_some_and(|reading| reading.sources[index(Source::Agent)].collected.is_some())
+        };
+        if state == SourceState::Timeout && has_answered() {
             self.suspects.hold(sandbox, Source::Agent);
         }
         // More evidence may yet show that the shim can be asked: it is waited for.

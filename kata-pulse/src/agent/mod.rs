@@ -86,7 +86,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let discovery = DiscoveryCounters::default();
     let showing = show_lost_kernel(discovery.kernel_lost(), attached_programs(kernel.as_ref()), own.clone(), shown);
     tasks.spawn("kernel programs", showing);
-    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone());
+    let news = start_accounting(&tasks, &config, &own, &registry, &store, suspects.clone(), runtime.clone());
     start_discovery(&tasks, &config, &own, &registry, &store, &readiness, kernel, discovery.clone(), news);
     start_guest_collection(&tasks, &config, &own, &registry, &store, for_guests, suspects.clone());
     if containers {
@@ -170,6 +170,7 @@ fn start_accounting(
     registry: &Registry,
     store: &Store,
     suspects: Suspects,
+    runtime: watch::Receiver<Option<Client>>,
 ) -> Option<mpsc::Sender<News>> {
     let options =
         HostOptions { thread_detail: config.thread_detail, qdisc: config.qdisc, ..HostOptions::new(&config.host) };
@@ -186,7 +187,7 @@ fn start_accounting(
     tasks.spawn("host accounting", async move {
         let endings = Endings::new(config.ended_retention, began);
         let accountant = Accountant::new(registry, store, own.clone(), suspects, reader, config.host_interval, endings);
-        accountant.run(news, host::start_kernel(&config, &own)).await;
+        accountant.hearing(runtime).run(news, host::start_kernel(&config, &own)).await;
     });
     Some(sender)
 }

@@ -169,12 +169,15 @@ impl Entry {
         exit: &ProcessExit,
         event: &DiscoveryEvent,
         is_hung: impl Fn(&Sandbox) -> bool,
+        tells_at_once: bool,
     ) {
         self.due = Instant::now();
         let at = event.at_boot.unwrap_or_else(boot_now).as_secs_f64();
         if self.evidence.deaths.is_empty() {
             self.evidence.told_to_stop = self.is_told_to_stop(at);
             self.evidence.guest_hung = self.sandbox.as_deref().is_some_and(is_hung);
+            let has_name = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.identity.is_some());
+            self.evidence.is_heard = tells_at_once && has_name;
             self.evidence.was_busy = self.sandbox.as_ref().is_some_and(|sandbox| !sandbox.containers.is_empty());
         }
         if let Some(watched) = &mut self.watched {

@@ -12,12 +12,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::suspects::Suspects;
 use crate::account::{CAUSES, NamespaceBook, count_orphans, pod_stats};
+use crate::collect::cri::Client;
 use crate::collect::host::{HostBook, HostReader, HostReading, Target, Tiers};
 use crate::collect::kernel::{KernelView, Slot};
 use crate::discover::{boot_now, to_boot};
@@ -53,6 +54,8 @@ pub(super) struct Accountant {
     store: Store,
     own: Own,
     suspects: Suspects,
+    /// The container runtime, once it answers.
+    runtime: watch::Receiver<Option<Client>>,
     reader: Arc<HostReader>,
     /// What counts in the kernel, if anything does, and since it is there.
     kernel: Option<Arc<KernelView>>,
@@ -115,6 +118,7 @@ impl Accountant {
             store,
             own,
             suspects,
+            runtime: watch::channel(None).1,
             reader,
             kernel: None,
             kernel_due,
@@ -129,6 +133,12 @@ impl Accountant {
             is_ending: false,
             orphans_at,
         }
+    }
+
+    /// With a container runtime that may tell of pods at once.
+    pub fn hearing(mut self, runtime: watch::Receiver<Option<Client>>) -> Self {
+        self.runtime = runtime;
+        self
     }
 
     /// Until discovery ends. `counting`: the programs in the kernel, whenever they come; nothing waits for them.
@@ -192,7 +202,9 @@ impl Accountant {
                 Change::ProcessStarted(_, found) => entry.process_started(found, event),
                 Change::ProcessEnded(_, process, exit) => {
                     let is_held = |sandbox: &Sandbox| self.suspects.is_held(sandbox, Source::Cri);
-                    entry.process_ended(process, exit, event, is_held);
+                    // With events; lists of others are up to half a minute old.
+                    let tells_at_once = self.runtime.borrow().as_ref().is_some_and(Client::is_containerd);
+                    entry.process_ended(process, exit, event, is_held, tells_at_once);
                 }
                 Change::Appeared(_) | Change::Files(..) => {}
             }

@@ -3,6 +3,7 @@
 //! In: an end, from whoever noticed first, and what others tell of it later. Out: each end once, whole or when waiting
 //! for more is over. A process may be told and gone before its sandbox's directory is noticed: its end waits for that.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ const SCAN_GRACE: Duration = Duration::from_millis(200);
 const RELEASE_GRACE: Duration = Duration::from_millis(500);
 /// How long the directory of a sandbox may be late.
 const DIRECTORY_GRACE: Duration = Duration::from_secs(10);
+/// Processes that are remembered as ended: a look at one may take until after its end was told.
+const MAX_TOLD: usize = 1024;
 /// Ends held at once; beyond them the oldest are not waited for.
 const MAX_HELD: usize = 4096;
 
@@ -40,11 +43,18 @@ pub struct Ends {
     sight: Sight,
     /// In the order of their ends.
     held: Vec<Held>,
+    /// The last that died, the oldest first.
+    told: VecDeque<(Pid, u64)>,
 }
 
 impl Ends {
     pub fn new(sight: Sight) -> Self {
-        Self { sight, held: Vec::new() }
+        Self { sight, held: Vec::new(), told: VecDeque::new() }
+    }
+
+    /// Whether it is over with this process. One that went on as another program may yet come back.
+    pub fn was_told(&self, pid: Pid, start_ticks: u64) -> bool {
+        self.told.contains(&(pid, start_ticks))
     }
 
     /// An end of which more may be told.
@@ -109,8 +119,12 @@ impl Ends {
             beyond = beyond.saturating_sub(1);
             is_beyond || held.when() <= now
         };
-        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(is_due);
+        let (due, held): (Vec<Held>, Vec<Held>) = std::mem::take(&mut self.held).into_iter().partition(is_due);
         self.held = held;
+        let died =
+            due.iter().filter(|held| held.is_started && (held.exit.status.is_some() || held.exit.account.is_some()));
+        self.told.extend(died.map(|held| (held.found.process.pid, held.found.process.start_ticks)));
+        self.told.drain(..self.told.len().saturating_sub(MAX_TOLD));
         due
     }
 
@@ -181,6 +195,26 @@ mod tests {
         assert!(ends.take_due().is_empty());
         tokio::time::advance(RELEASE_GRACE).await;
         assert_eq!(ends.take_due().len(), MAX_HELD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_died_is_remembered_and_who_went_on_is_not() {
+        let mut ends = Ends::new(Sight { exits: true, releases: false, directories_by_inode: false });
+        let hint = Hint { source: EventSource::Ebpf, at_boot: None };
+        let sandbox = SandboxId::parse("aa").unwrap();
+        let found = |pid| {
+            let process = Process { role: ProcessRole::Vmm, pid: Pid(pid), start_ticks: 1 };
+            ProcessFound { process, vmm: None, runtime: None, version: None }
+        };
+        let died = ProcessExit { status: Some(ExitStatus::Code(0)), ..ProcessExit::default() };
+        ends.hold(sandbox.clone(), found(7), died, hint, true);
+        ends.settle(sandbox.clone(), found(8), hint, true);
+        assert!(!ends.was_told(Pid(7), 1), "it is held yet");
+        assert_eq!(ends.take_due().len(), 2);
+        assert!(ends.was_told(Pid(7), 1) && !ends.was_told(Pid(7), 2) && !ends.was_told(Pid(8), 1));
+        (0..MAX_TOLD as u32).for_each(|pid| ends.hold(sandbox.clone(), found(100 + pid), died, hint, true));
+        ends.take_due();
+        assert!(!ends.was_told(Pid(7), 1) && ends.told.len() == MAX_TOLD);
     }
 
     #[test]

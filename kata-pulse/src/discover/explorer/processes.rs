@@ -111,7 +111,9 @@ impl Explorer {
     /// A look that was begun is done; those that waited for it go on.
     pub fn looked(&mut self, looked: Looked) {
         let done = self.looks.finish(looked);
-        if let Some(facts) = done.facts {
+        // A look that took longer than all that was to be told of the process comes too late.
+        let is_over = |facts: &ProcessFacts| self.ends.was_told(facts.outline.pid, facts.outline.start_ticks);
+        if let Some(facts) = done.facts.filter(|facts| !is_over(facts)) {
             let judgement = self.census.judge(&facts);
             self.take_judgement(judgement, done.hint, done.is_gone);
         }
