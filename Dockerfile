@@ -4,7 +4,7 @@
 #
 # `cargo xtask image` builds it without an engine and runs the result. Layers and cache mounts keep what was installed,
 # fetched and compiled: a change of the agent's sources compiles the agent alone. Nothing here names an architecture,
-# and Debian has every package for arm64 too; only amd64 was ever built.
+# and Debian has every package for arm64 too. The agent was compiled for it once (docs/release.md), the image only for amd64.
 
 # Debian 12 with its security updates, which hold the compiler.
 ARG DEBIAN=debian:bookworm
