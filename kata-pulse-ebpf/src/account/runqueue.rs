@@ -2,7 +2,8 @@
 //!
 //! The scheduler itself adds up how long each thread waited. When a thread is switched from, what was added since the last
 //! time is how long it waited before it ran: no hook on wake-ups, no clock, and a switch that was not seen makes one wait
-//! of two, with all of their time (but for a thread's first and last). Others' threads cost a look at one bit; a sandbox's a search in one table.
+//! of two, with all of their time (but for a thread's first and last). Others' threads cost a look at one bit; a sandbox's a
+//! search in one table.
 
 use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
 use kata_pulse_common::account::{ACCOUNTED_RUNQUEUE, FULL_RUNQUEUE, HAS_THREADS, filter_bit};

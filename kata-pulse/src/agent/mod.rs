@@ -45,7 +45,7 @@ use suspects::Suspects;
 /// Longer than the first collection of everything may take before the agent calls itself ready without it.
 const FIRST_COLLECTION_PATIENCE: Duration = Duration::from_millis(1500);
 /// Looking through a node's cgroups takes some 20 ms, and a tenth of a CPU may be all there is.
-const CGROUP_PATIENCE: Duration = Duration::from_secs(10);
+const CGROUP_PATIENCE: Duration = Duration::from_secs(3);
 /// Of the second that a stop may take.
 const STOP_PATIENCE: Duration = Duration::from_millis(800);
 

@@ -21,8 +21,15 @@ struct Right {
     name: &'static str,
     /// The capability itself, or one that includes it.
     any_of: CapabilitySet,
-    wanted: fn(&Wants) -> bool,
+    wanted_for: For,
     without: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Everything,
+    Ebpf,
+    Qdisc,
 }
 
 /// What the operator asked for.
@@ -37,31 +44,31 @@ const RIGHTS: [Right; 5] = [
     Right {
         name: "BPF",
         any_of: CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN),
-        wanted: |wants| wants.ebpf,
+        wanted_for: For::Ebpf,
         without: "eBPF maps and programs cannot be made, inotify, pidfds and scans discover alone",
     },
     Right {
         name: "PERFMON",
         any_of: CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN),
-        wanted: |wants| wants.ebpf,
+        wanted_for: For::Ebpf,
         without: "eBPF programs cannot be loaded, inotify, pidfds and scans discover alone",
     },
     Right {
         name: "SYS_PTRACE",
         any_of: CapabilitySet::SYS_PTRACE,
-        wanted: |_| true,
+        wanted_for: For::Everything,
         without: "shims, VMMs and virtiofsd are not found, nor any number of theirs",
     },
     Right {
         name: "DAC_READ_SEARCH",
         any_of: CapabilitySet::DAC_READ_SEARCH.union(CapabilitySet::DAC_OVERRIDE),
-        wanted: |_| true,
+        wanted_for: For::Everything,
         without: "processes and directories of rootless VMMs stay closed, with their guests' agents",
     },
     Right {
         name: "SYS_ADMIN",
         any_of: CapabilitySet::SYS_ADMIN,
-        wanted: |wants| wants.qdisc,
+        wanted_for: For::Qdisc,
         without: "--qdisc cannot enter the pods' network namespaces, what their queueing disciplines drop is not shown",
     },
 ];
@@ -123,26 +130,26 @@ impl Rights {
         if !self.sees_host {
             lines.push(NO_HOST_PIDS.to_owned());
         }
-        lines.extend(self.capabilities(wants).map(Right::line));
+        let is_wanted = |purpose| match purpose {
+            For::Everything => true,
+            For::Ebpf => wants.ebpf,
+            For::Qdisc => wants.qdisc,
+        };
+        lines.extend(self.capabilities(is_wanted).map(Right::line));
         if wants.agents && matches!(self.vsock, Err(Errno::PERM | Errno::ACCESS)) {
             lines.push(format!("AF_VSOCK is denied: guests' agents behind vsock are not asked; {}", self.who_denies()));
         }
         lines
     }
 
-    fn capabilities(&self, wants: &Wants) -> impl Iterator<Item = &'static Right> {
+    fn capabilities(&self, wanted: impl Fn(For) -> bool) -> impl Iterator<Item = &'static Right> {
         let effective = self.effective.unwrap_or(CapabilitySet::all());
-        RIGHTS.iter().filter(move |right| !effective.intersects(right.any_of) && (right.wanted)(wants))
+        RIGHTS.iter().filter(move |right| !effective.intersects(right.any_of) && wanted(right.wanted_for))
     }
 
     /// The lines of what eBPF lacks, in one.
     pub(super) fn missing_for_ebpf(&self) -> Option<String> {
-        let effective = self.effective.unwrap_or(CapabilitySet::all());
-        // What is wanted for eBPF alone.
-        let nothing = Wants { ebpf: false, agents: false, qdisc: false };
-        let of_ebpf = |right: &&Right| (right.wanted)(&Wants { ebpf: true, ..nothing }) && !(right.wanted)(&nothing);
-        let missing = RIGHTS.iter().filter(of_ebpf).filter(|right| !effective.intersects(right.any_of));
-        let missing: Vec<String> = missing.map(Right::line).collect();
+        let missing: Vec<String> = self.capabilities(|purpose| purpose == For::Ebpf).map(Right::line).collect();
         (!missing.is_empty()).then(|| missing.join("; "))
     }
 

@@ -5,7 +5,7 @@ mod paths;
 
 pub use crate::model::{Level, MetricKind};
 pub use args::Args;
-pub use paths::{BaseDirectory, CgroupNamespace, HostPaths};
+pub use paths::{BaseDirectory, CgroupNamespace, HostPaths, unified_cgroups};
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

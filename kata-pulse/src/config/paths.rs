@@ -64,6 +64,12 @@ impl HostPaths {
     }
 }
 
+/// Where cgroup v2 is, alone or beside v1. `None`: it is mounted elsewhere, if at all, and nothing is read from there.
+pub fn unified_cgroups(sysfs: &Path) -> Option<PathBuf> {
+    let places = ["fs/cgroup", "fs/cgroup/unified"].map(|place| sysfs.join(place));
+    places.into_iter().find(|root| root.join("cgroup.controllers").exists())
+}
+
 impl Default for HostPaths {
     fn default() -> Self {
         Self {

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::config::{CgroupNamespace, HostPaths};
+use crate::config::{CgroupNamespace, HostPaths, unified_cgroups};
 
 /// Some hundred pods have a thousand.
 const MAX_CGROUPS: usize = 20_000;
@@ -23,7 +23,7 @@ pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
     let seen = fs::read_to_string(own.join("cgroup"))?;
     // No line: the host has no unified hierarchy, and those of v1 are shared with containers.
     let Some(seen) = seen.lines().find_map(|line| line.strip_prefix("0::")) else { return Ok(CgroupNamespace::HOST) };
-    let Some(root) = unified(&host.sysfs.join("fs/cgroup")) else { return Ok(CgroupNamespace::HOST) };
+    let Some(root) = unified_cgroups(&host.sysfs) else { return Ok(CgroupNamespace::HOST) };
     if holds(&root.join(seen.trim_start_matches('/')), &pid) {
         return Ok(CgroupNamespace::HOST);
     }
@@ -32,11 +32,6 @@ pub fn read(host: &HostPaths) -> io::Result<CgroupNamespace> {
     // The agent may sit below where its namespace begins.
     let begin = found.strip_suffix(seen.trim_end_matches('/')).ok_or_else(not_found)?;
     Ok(CgroupNamespace::beginning_at(begin))
-}
-
-/// `None`: cgroup v2 is mounted elsewhere, if at all, and nothing is read from there.
-fn unified(root: &Path) -> Option<PathBuf> {
-    [root.to_owned(), root.join("unified")].into_iter().find(|root| root.join("cgroup.controllers").exists())
 }
 
 /// Path of the cgroup that the process is in, from the hierarchy's root. Level by level, since what a container makes

@@ -22,9 +22,6 @@ const INTERVAL_SECONDS: u64 = 15;
 const RETENTION: Duration = Duration::from_secs(10);
 /// Of what was really used, where each process's end is told with its account.
 const TOLERANCE: f64 = 0.02;
-/// The kernel adds what a reaped process did to its parent: a shim that is read in that very moment, before the end is
-/// told, has its VMM's bytes as well. One of a namespace's sandboxes is 1.5 %.
-const IO_TOLERANCE: f64 = 0.05;
 
 const CPU: &str = "kata_namespace_cpu_seconds_total";
 const IO: &str = "kata_namespace_io_bytes_total";
@@ -168,7 +165,7 @@ fn judge(findings: &mut Findings, page: &Page, used: &BTreeMap<&str, Used>) {
         findings.near(&format!("CPU of {namespace}"), of(CPU, &[]), cpu, TOLERANCE * cpu);
         for (direction, bytes) in [("read", used.io.read_bytes), ("write", used.io.written_bytes)] {
             let (seen, truth) = (of(IO, &[("direction", direction)]), bytes as f64);
-            let slack = IO_TOLERANCE * truth + 64.0 * 1024.0;
+            let slack = TOLERANCE * truth + 64.0 * 1024.0;
             findings.near(&format!("bytes of {direction} of {namespace}"), seen, truth, slack);
         }
     }

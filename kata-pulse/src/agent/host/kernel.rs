@@ -11,7 +11,8 @@ use crate::model::KernelReading;
 use crate::sandbox::{HostRole, Pid, Process};
 use crate::telemetry::Own;
 
-/// May take as long as the kernel takes to look at the programs. `None`: nothing is to count in the kernel. What the kernel refuses is shown and costs its own families only.
+/// May take as long as the kernel takes to look at the programs. `None`: nothing is to count in the kernel. What the kernel
+/// refuses is shown and costs its own families only.
 pub async fn start(config: &Config, own: &Own) -> Option<Arc<KernelView>> {
     let programs = config.ebpf_programs.iter().filter_map(|program| match program {
         EbpfPrograms::Runqueue => Some(ProgramGroup::Runqueue),

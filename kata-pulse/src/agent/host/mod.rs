@@ -7,7 +7,7 @@ mod ending;
 mod entry;
 mod kernel;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -67,6 +67,8 @@ pub(super) struct Accountant {
     endings: Endings,
     /// Ended, and not named yet: each until when that is waited for.
     nameless: Vec<(Instant, Entry, Ended)>,
+    /// Kinds of which it is shown how many ended.
+    vmms: HashSet<&'static str>,
     /// Something in the ledger is not on the page yet.
     is_dirty: bool,
     seen: Snapshot,
@@ -128,6 +130,7 @@ impl Accountant {
             namespaces,
             endings,
             nameless: Vec::new(),
+            vmms: HashSet::new(),
             is_dirty: false,
             seen,
             is_ending: false,
@@ -327,7 +330,10 @@ impl Accountant {
                 continue;
             };
             let stats = entry.update(at, reading, stored);
-            self.own.sandboxes_may_end(entry.kinds().1, &CAUSES);
+            let (_, vmm) = entry.kinds();
+            if !vmm.is_empty() && self.vmms.insert(vmm) {
+                self.own.sandboxes_may_end(vmm, &CAUSES);
+            }
             if let Some(namespace) = entry.namespace() {
                 self.namespaces.apply(&sandbox.id, entry.inode, &namespace, entry.contribution());
                 self.is_dirty = true;

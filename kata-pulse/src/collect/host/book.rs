@@ -47,7 +47,8 @@ impl HostBook {
         let is_told = book.is_ended;
         book.end(account);
         let (shown, parent) = (book.shown_io(), account.and_then(|account| account.parent).or(book.parent));
-        let parent = self.processes.iter_mut().find(|book| Some(book.pid) == parent && book.is_running);
+        // One that was found gone before its own end was told still has an account to come, with this one's I/O in it.
+        let parent = self.processes.iter_mut().rfind(|book| Some(book.pid) == parent && !book.is_ended);
         if let Some(parent) = parent.filter(|_| !is_told) {
             parent.reap(shown);
         }
@@ -248,8 +249,7 @@ mod tests {
     use super::super::counters::{CpuNs, Whole};
     use super::super::process_book::ThreadCounters;
     use super::*;
-    use crate::sandbox::ProcessRole;
-    use crate::sandbox::{CpuTimes, Pid};
+    use crate::sandbox::{CpuTimes, IoTotals, Pid, ProcessRole};
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -327,6 +327,32 @@ mod tests {
         assert_eq!(book.reading().counted.cpu_seconds, 8.0, "nobody knows how much of it was before");
         book.ended(&process(10, AGENT + 1), Some(&account));
         assert_eq!(book.reading().counted.cpu_seconds, 58.0);
+    }
+
+    /// The kernel adds a reaped child's I/O to its parent's.
+    #[test]
+    fn what_a_child_wrote_is_counted_once_also_where_its_parent_was_found_gone_first() {
+        for is_gone in [false, true] {
+            let mut book = HostBook::new(AGENT);
+            read(&mut book, 7, 2000, &whole(1, 0, 0), &[]);
+            let shim = Process { role: ProcessRole::Shim, pid: Pid(6), start_ticks: 1900 };
+            let own = book.process(HostRole::Shim, 6, 1900);
+            own.advance(
+                0,
+                &Whole { io: Some(IoCounts { written_bytes: 30, ..IoCounts::default() }), ..whole(0, 0, 0) },
+            );
+            own.is_running = true;
+            if is_gone {
+                own.stop();
+            }
+            let wrote = |bytes, parent| {
+                let io = IoTotals { written_bytes: bytes, ..IoTotals::default() };
+                ExitAccount { io: Some(io), parent, ..ExitAccount::default() }
+            };
+            book.ended(&process(7, 2000), Some(&wrote(100.0, Some(6))));
+            book.ended(&shim, Some(&wrote(130.0, None)));
+            assert_eq!(book.reading().counted.written_bytes, 130.0, "found gone first: {is_gone}");
+        }
     }
 
     #[test]

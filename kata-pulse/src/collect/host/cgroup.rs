@@ -5,13 +5,13 @@
 //! two of which hold the same cost. Nothing is assumed of drivers and layouts: a cgroup counts when a process is in it
 //! and its name is the sandbox's. A pod's slice, or the service a process was born in, is not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use procfs::{FromBufRead, ProcessCGroup, ProcessCGroups};
 
 use super::cgroup_files::{read_v1, read_v2};
 use super::files::Scratch;
-use crate::config::CgroupNamespace;
+use crate::config::{CgroupNamespace, unified_cgroups};
 use crate::model::CgroupReading;
 use crate::sandbox::SandboxId;
 
@@ -169,10 +169,9 @@ pub(super) struct CgroupRoot {
 }
 
 impl CgroupRoot {
-    pub(super) fn new(root: PathBuf, tick_ns: u64) -> Self {
-        let hybrid = root.join("unified");
-        let is_hybrid = !root.join("cgroup.controllers").exists() && hybrid.exists();
-        Self { unified: if is_hybrid { hybrid } else { root.clone() }, root, tick_ns }
+    pub(super) fn new(sysfs: &Path, tick_ns: u64) -> Self {
+        let root = sysfs.join("fs/cgroup");
+        Self { unified: unified_cgroups(sysfs).unwrap_or_else(|| root.clone()), root, tick_ns }
     }
 
     /// Mounted as the controller is called, or as the list of all that are mounted together.

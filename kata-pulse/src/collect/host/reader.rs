@@ -102,7 +102,7 @@ impl HostReader {
             .map_err(|source| HostError::Procfs { path: path.clone(), source: source.into() })?;
         let kernel = read_kernel(path);
         Ok(Self {
-            cgroups: CgroupRoot::new(options.sysfs.join("fs/cgroup"), kernel.tick_ns),
+            cgroups: CgroupRoot::new(&options.sysfs, kernel.tick_ns),
             cgroup_namespace: options.cgroup_namespace.clone(),
             kernel,
             networks: HostNetworks::read(procfs.as_fd()),
@@ -141,21 +141,16 @@ impl HostReader {
         // waited for to a process's own, at a moment that only the end tells.
         let mut processes: Vec<&Process> = target.processes.iter().take(MAX_PROCESSES).collect();
         processes.sort_by_key(|process| (process.role == ProcessRole::Shim, Reverse(process.start_ticks)));
-        let mut is_gone = book.has_untold_end();
-        for process in processes {
-            is_gone |= !self.read_process(&mut scratch, book, target, process, tiers, is_gone);
-        }
-        let in_shim = is_vmm_in_shim(target, ProcessRole::Shim);
-        self.read_vhosts(
-            &mut scratch,
-            book,
-            tiers.rarely || is_first,
-            if in_shim { HostRole::Shim } else { HostRole::Vmm },
-        );
         let is_listed = |book: &ProcessBook| {
             book.role == HostRole::Vhost
                 || target.processes.iter().any(|process| (process.pid.0, process.start_ticks) == book.key())
         };
+        let is_delisted = book.processes.iter().any(|book| book.is_running && !is_listed(book));
+        let mut is_gone = is_delisted || book.has_untold_end();
+        for process in processes {
+            is_gone |= !self.read_process(&mut scratch, book, target, process, tiers, is_gone);
+        }
+        self.read_vhosts(&mut scratch, book, tiers.rarely || is_first, vmm_role(target));
         book.settle(is_listed);
         if tiers.sometimes || is_first {
             self.read_cgroups(&mut scratch, book, target);
@@ -245,8 +240,8 @@ impl HostReader {
     }
 
     fn read_network(&self, scratch: &mut Scratch, book: &mut HostBook, target: &Target<'_>, qdisc: bool) {
-        let in_shim = is_vmm_in_shim(target, ProcessRole::Shim);
-        let role = if in_shim { HostRole::Shim } else { HostRole::Vmm };
+        let role = vmm_role(target);
+        let in_shim = role == HostRole::Shim;
         let Some(vmm) = book.running(role).last() else { return };
         let thread = vmm.vmm_master();
         // The shim's own network is the host's.
@@ -264,6 +259,11 @@ impl HostReader {
             }
         }
     }
+}
+
+/// Whose process the VMM's threads are in.
+fn vmm_role(target: &Target<'_>) -> HostRole {
+    if is_vmm_in_shim(target, ProcessRole::Shim) { HostRole::Shim } else { HostRole::Vmm }
 }
 
 /// Dragonball.
